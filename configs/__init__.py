@@ -1,0 +1,1 @@
+"""Run configurations: `default.py` declares every key once, the others are short differences."""

@@ -1,0 +1,128 @@
+"""Every key of every stage, with its default: the recipe of the paper where the paper gives one.
+
+A stage reads its own section and `seed`. Override on the command line: `--config.prune.hidden=0.3`.
+Paths are relative to the working directory, unless they name a folder of the workdir.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    # data: makes the procedural tasks (only for runs that bring no data of their own).
+    config.data = data = ml_collections.ConfigDict()
+    data.train_rows = 0  # rows of each family
+    data.validation_rows = 0
+    data.test_rows = 0
+    data.vocab_size = 0  # pieces of the tokenizer trained on them
+
+    # init: a full model with random weights, to be trained from scratch.
+    config.init = init = ml_collections.ConfigDict()
+    init.config = ""  # a config.json in the Hugging Face spelling
+    init.tokenizer = ""  # folder or file that goes along with the model
+    init.dtype = "float32"
+
+    # convert: a Hugging Face folder into full/.
+    config.convert = convert = ml_collections.ConfigDict()
+    convert.source = ""
+    convert.dtype = "bfloat16"  # of the stored weights
+
+    # text: how rows become tokens; shared by calibrate, train, generate and evaluate.
+    config.text = text = ml_collections.ConfigDict()
+    text.prompt_column = "prompt"  # JSONL rows without `messages`: prompt and answer under
+    text.response_column = "response"  # these names
+    text.turns = "last"  # the answers of a conversation: its last assistant turn, or "every" one
+    text.max_prompt_tokens = 2000
+    text.max_total_tokens = 2000
+
+    # calibrate: one pass of the full model over text; importance.npz.
+    config.calibrate = calibrate = ml_collections.ConfigDict()
+    calibrate.source = ""  # a .txt file (a paragraph a line), JSONL or TFDS folder
+    calibrate.split = "train"  # of a TFDS folder
+    calibrate.samples = 512
+    calibrate.length = 512  # tokens; longer samples are cut
+    calibrate.longest = True  # the longest samples of the source (reference) or its first
+    calibrate.batch_size = 8
+    calibrate.statistic = "signed_mean"  # over a sample: signed_mean, abs_mean, rms, weighted
+    calibrate.sample_norm = "l2"  # over the samples: l1, l2
+    calibrate.positions = "all"  # or "answer": only the answer's tokens count
+    calibrate.dtype = "float32"  # compute
+
+    # prune: full/ and importance.npz into pruned/ and kept.npz.
+    config.prune = prune = ml_collections.ConfigDict()
+    prune.hidden = 0.45  # share removed, in [0, 1); an integer is the width to keep
+    prune.intermediate = 0.45
+    prune.multiple_of = 1  # widths that follow from a share are rounded down to it
+    prune.selection = "importance"  # or "random", "first"
+    prune.indices = ""  # kept.npz or a released .pkl: use these channels instead
+
+    # train: behind the frozen full model, or one of the baselines.
+    config.train = train = ml_collections.ConfigDict()
+    train.method = "two_stage"  # baselines: pruned (alone), scratch (same size), full (fine-tuned)
+    train.freeze = "full"  # "none" trains the full model too (two_stage only)
+    train.first_token = "full"  # who gives the first answer token: "full" or "decoder"
+    train.source = ""
+    train.validation = ""
+    train.split = "train"  # of TFDS folders
+    train.validation_split = "validation"
+    train.validation_rows = 256
+    train.batch_size = 64
+    train.accumulation = 1  # micro-batches of a step
+    train.steps = 0  # optimiser steps; 0: as many as `epochs` take
+    train.epochs = 1
+    train.cutoff = False  # reference's random cutoff: part of the answer moves into the prompt
+    train.cross_entropy_weight = 1.0
+    train.kl_weight = 0.0  # from the full model's distribution
+    train.kl_temperature = 1.0
+    train.learning_rate = 2e-5
+    train.warmup = 0.01  # share of the steps
+    train.final_learning_rate = 0.0  # share of the peak at the cosine's end
+    train.weight_decay = 0.0
+    train.beta1 = 0.9
+    train.beta2 = 0.999
+    train.clip_norm = 1.0
+    train.dtype = "bfloat16"  # compute; masters are float32
+    train.remat = "full"  # recomputed in the backward pass: full, dots (all but products), none
+    train.log_every = 10
+    train.validate_every = 100
+    train.checkpoint_every = 100
+    train.keep_last = 2
+    train.output = placeholder(str)  # folder of the workdir; by method where not given
+
+    # generate and chat: answers from a pair, or from one model alone.
+    config.generate = generate = ml_collections.ConfigDict()
+    generate.full = "full"  # folders of the workdir
+    generate.decoder = "decoder"  # the same folder as `full` for one model alone
+    generate.first_token = "full"
+    generate.prompts = ""  # a JSONL file; rows as in training, the answer not needed
+    generate.output = ""  # JSONL; to the terminal where not given
+    generate.batch_size = 32
+    generate.max_new_tokens = 256
+    generate.temperature = 0.0  # 0: greedy
+    generate.top_k = 0  # 0: no limit
+    generate.top_p = 1.0
+    generate.stop = ()  # strings that end an answer
+    generate.system = ""  # system message of a chat
+    generate.dtype = "bfloat16"
+
+    # evaluate: full, two-stage and the baselines found in the workdir.
+    config.evaluate = evaluate = ml_collections.ConfigDict()
+    evaluate.source = ""
+    evaluate.split = "test"
+    evaluate.rows = 0  # the first rows of the source, in order; 0: all
+    evaluate.match = "text"  # answers are equal as text, or in their last "number"
+    evaluate.batch_size = 64
+    evaluate.max_new_tokens = 256
+    evaluate.dtype = "float32"
+    evaluate.samples = 3  # answers shown in the report
+
+    # export: a model of the workdir as a Hugging Face folder.
+    config.export = export = ml_collections.ConfigDict()
+    export.model = "decoder"
+    export.target = "hf"
+    export.allow_illegal_widths = False  # widths that transformers refuses to load
+    export.shard_bytes = 5_000_000_000
+    return config

@@ -1,0 +1,8 @@
+"""The one exception for everything that a user can put right."""
+
+
+class InputError(ValueError):
+    """Bad input: one line that names the file, key or row, what was found and what was expected.
+
+    The command line prints it without a traceback and ends with exit status 2.
+    """

@@ -1,0 +1,46 @@
+"""The KV cache: the only contract between the full model and the decoder (paper, section 3)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Keys (rotated) and values of every layer, in slots that all rows fill in step.
+
+    A prompt of any length takes slots 0..P of its row, right-padded; the answer's token t takes
+    slot P + t in every row. Slots are storage: what a token sees is decided by `segments`, where
+    it stands by its position.
+
+    Attributes:
+      key, value: [L, B, S, K, H].
+      segments: [B, S], 0 for an empty or padded slot, otherwise the number of the sequence that
+        the slot belongs to.
+      lengths: [B], tokens of each row so far; also the position of its next token.
+      cursor: the next slot to be written.
+    """
+
+    key: Float[Array, "L B S K H"]
+    value: Float[Array, "L B S K H"]
+    segments: Int[Array, "B S"]
+    lengths: Int[Array, "B"]
+    cursor: Int[Array, ""]
+
+    @property
+    def capacity(self) -> int:
+        """S: slots per row, filled or not."""
+        return self.segments.shape[1]
+
+    def grow(self, slots: int) -> "KVCache":
+        """The same cache with `slots` empty slots behind it."""
+        room = ((0, 0), (0, 0), (0, slots), (0, 0), (0, 0))
+        return dataclasses.replace(
+            self,
+            key=jnp.pad(self.key, room),
+            value=jnp.pad(self.value, room),
+            segments=jnp.pad(self.segments, ((0, 0), (0, slots))),
+        )

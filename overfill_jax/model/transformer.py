@@ -1,0 +1,277 @@
+"""The transformer. Full model and decoder are this one module with two configs.
+
+Dimensions, everywhere in the project:
+  B batch   T new tokens   S cache slots   L layers   D width of the residual stream
+  N query heads   K kv heads   G = N / K   H head dim   F mlp width   V vocabulary
+  P prompt slots   R answer slots
+
+Weights are a plain nested dict, the layers stacked along a leading L, so that one compiled block
+serves all layers, and pruning is one `take` per array. Their logical axes are named where they
+are declared; `model/sharding.py` maps the names to a mesh.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from overfill_jax.model.attention import attention
+from overfill_jax.model.cache import KVCache
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.rope import rotate, rotation
+
+Params = dict[str, Any]
+# Reduces an activation [B, T, C] of tokens with segments [B, T] to [B, C]; see `pruning/calibrate`.
+Observe = Callable[[Array, Array], Array]
+
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A config with the weights that fit it; a pytree whose leaves are the weights."""
+
+    config: ModelConfig = dataclasses.field(metadata={"static": True})
+    params: Params
+
+
+class Weight(nn.Module):
+    """One named array, with its logical axes, cast to the dtype of the computation."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    initializer: nn.initializers.Initializer
+    dtype: str
+    leaf: str = "kernel"
+
+    @nn.compact
+    def __call__(self) -> Array:
+        initializer = nn.with_logical_partitioning(self.initializer, self.axes)
+        return self.param(self.leaf, initializer, self.shape).astype(self.dtype)
+
+
+def _fan_in(*inputs: int, scale: float = 1.0) -> nn.initializers.Initializer:
+    def initializer(key, shape, dtype=jnp.float32):
+        fan = 1
+        for axis in inputs:
+            fan *= shape[axis]
+        return scale * fan**-0.5 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+
+    return initializer
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis; the rms in float32."""
+
+    size: int
+    axis: str
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+        ones = nn.initializers.ones_init()
+        scale = self.param("scale", nn.with_logical_partitioning(ones, (self.axis,)), (self.size,))
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+        normed = (wide * jax.lax.rsqrt(mean_square + self.epsilon)).astype(x.dtype)
+        return normed * scale.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Projects, rotates, writes the new keys and values into the cache, attends."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
+        c = self.config
+        query = self._project("query", x, c.num_heads, "heads")
+        key = self._project("key", x, c.num_kv_heads, "kv_heads")
+        value = self._project("value", x, c.num_kv_heads, "kv_heads")
+        if c.qk_norm:
+            query = RMSNorm(c.head_dim, "head_dim", c.norm_epsilon, name="query_norm")(query)
+            key = RMSNorm(c.head_dim, "head_dim", c.norm_epsilon, name="key_norm")(key)
+        query, key = rotate(query, *rope), rotate(key, *rope)
+        if layer_cache is not None:
+            write = jax.lax.dynamic_update_slice_in_dim
+            key = write(layer_cache[0], key.astype(layer_cache[0].dtype), cursor, axis=1)
+            value = write(layer_cache[1], value.astype(layer_cache[1].dtype), cursor, axis=1)
+        mixed = attention(query, key, value, segments, key_segments, cursor)
+        shape = (c.num_heads, c.head_dim, c.hidden_size)
+        axes = ("heads", "head_dim", "embed")
+        scale = (2 * c.num_layers) ** -0.5
+        out = Weight(shape, axes, _fan_in(0, 1, scale=scale), c.dtype, name="out")()
+        return jnp.einsum("btnh,nhd->btd", mixed, out), (key, value)
+
+    def _project(self, name: str, x, heads: int, axis: str):
+        c = self.config
+        shape, axes = (c.hidden_size, heads, c.head_dim), ("embed", axis, "head_dim")
+        projection = _Projection(shape, axes, c.qkv_bias, c.dtype, name=name)
+        return projection(x)
+
+
+class _Projection(nn.Module):
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T heads H"]:
+        kernel = nn.with_logical_partitioning(_fan_in(0), self.axes)
+        kernel = self.param("kernel", kernel, self.shape).astype(self.dtype)
+        projected = jnp.einsum("btd,dnh->btnh", x, kernel)
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+            projected += self.param("bias", zeros, self.shape[1:]).astype(self.dtype)
+        return projected
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    config: ModelConfig
+    observe: Observe | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], segments: Int[Array, "B T"]):
+        c = self.config
+        wide, axes = (c.hidden_size, c.intermediate_size), ("embed", "mlp")
+        gate = Weight(wide, axes, _fan_in(0), c.dtype, name="gate")()
+        up = Weight(wide, axes, _fan_in(0), c.dtype, name="up")()
+        inner = jax.nn.silu(x @ gate) * (x @ up)
+        if self.observe is not None:
+            self.sow("observed", "inner", self.observe(inner, segments))
+        narrow = _fan_in(0, scale=(2 * c.num_layers) ** -0.5)
+        return inner @ Weight(wide[::-1], axes[::-1], narrow, c.dtype, name="down")()
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each behind its own norm and added to the stream."""
+
+    config: ModelConfig
+    observe: Observe | None
+
+    @nn.compact
+    def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
+        c = self.config
+        normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="attention_norm")(x)
+        self._observe("attention_norm", normed, segments)
+        mixed, layer_cache = Attention(c, name="attention")(
+            normed, layer_cache, rope, segments, key_segments, cursor
+        )
+        x = x + mixed
+        normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="mlp_norm")(x)
+        self._observe("mlp_norm", normed, segments)
+        return x + MLP(c, self.observe, name="mlp")(normed, segments), layer_cache
+
+    def _observe(self, name: str, activation, segments) -> None:
+        if self.observe is not None:
+            self.sow("observed_norms", name, self.observe(activation, segments))
+
+
+class Transformer(nn.Module):
+    """Tokens to the last hidden states, and those to logits."""
+
+    config: ModelConfig
+    remat: str
+    observe: Observe | None = None
+
+    def setup(self):
+        c = self.config
+        embedding = nn.initializers.normal(0.02)
+        self.embed = Weight(
+            (c.vocab_size, c.hidden_size), ("vocab", "embed"), embedding, c.dtype, "embedding"
+        )
+        block = Block
+        if self.remat != "none":
+            # Inside a scan XLA cannot undo the recomputation, so nothing has to prevent it.
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        stacked = nn.scan(
+            block,
+            variable_axes={"params": 0, "observed": 0, "observed_norms": 0},
+            split_rngs={"params": True},
+            in_axes=(0, *(nn.broadcast,) * 4),
+            length=c.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        self.layers = stacked(c, self.observe)
+        self.final_norm = RMSNorm(c.hidden_size, "embed", c.norm_epsilon)
+        if not c.tied_embeddings:
+            shape, axes = (c.hidden_size, c.vocab_size), ("embed", "vocab")
+            self.unembed = Weight(shape, axes, _fan_in(0), c.dtype)
+
+    def __call__(self, tokens, positions, segments, cache: KVCache | None):
+        c = self.config
+        x = jnp.take(self.embed(), tokens, axis=0)
+        rope = rotation(c.rope, c.head_dim, positions)
+        layer_caches = None if cache is None else (cache.key, cache.value)
+        key_segments = segments if cache is None else cache.segments
+        cursor = 0 if cache is None else cache.cursor
+        x, layer_caches = self.layers(x, layer_caches, rope, segments, key_segments, cursor)
+        return self.final_norm(x), layer_caches
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        kernel = self.embed().T if self.config.tied_embeddings else self.unembed()
+        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+
+    def initialise(self, tokens):
+        """Touches every weight once."""
+        hidden, _ = self(tokens, tokens, tokens, None)
+        return self.logits(hidden)
+
+
+def hidden_states(
+    model: Model,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    cache: KVCache | None = None,
+    remat: str = "none",
+) -> tuple[Float[Array, "B T D"], Float[Array, "L B S K H"], Float[Array, "L B S K H"]]:
+    """Last hidden states (normed) of the new tokens, with the keys and values they leave behind.
+
+    Without a cache the tokens see one another and S = T; with one they are written to its slots
+    `cursor .. cursor + T`, and `cache.segments` must already count them.
+    """
+    transformer = Transformer(model.config, remat)
+    variables = {"params": model.params}
+    hidden, (key, value) = transformer.apply(variables, tokens, positions, segments, cache)
+    return hidden, key, value
+
+
+def unembed(model: Model, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """Logits in float32."""
+    transformer = Transformer(model.config, "none")
+    return transformer.apply({"params": model.params}, hidden, method=Transformer.logits)
+
+
+def init(config: ModelConfig, key: Array) -> Model:
+    """A model with random weights in float32."""
+    return Model(config, nn.unbox(_boxed_params(config, key)))
+
+
+def abstract(config: ModelConfig, dtype: str) -> Model:
+    """The shapes of a model's weights, holding nothing."""
+    shapes = nn.unbox(jax.eval_shape(lambda key: _boxed_params(config, key), jax.random.key(0)))
+    return Model(config, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes))
+
+
+def logical_axes(config: ModelConfig) -> Params:
+    """The names of every weight's axes: a tree of `PartitionSpec` shaped like the weights."""
+    boxed = jax.eval_shape(lambda key: _boxed_params(config, key), jax.random.key(0))
+    return nn.get_partition_spec(boxed)
+
+
+def _boxed_params(config: ModelConfig, key: Array) -> Params:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    transformer = Transformer(config, "none")
+    return transformer.init(key, tokens, method=Transformer.initialise)["params"]

@@ -1,0 +1,151 @@
+"""Two-stage decoding: the full model reads the prompt, the decoder goes on from its cache.
+
+Paper, section 3. Training and generation share these functions, so that the decoder is trained on
+exactly what it will do: its first input is the first answer token, at position = prompt length.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from overfill_jax.errors import InputError
+from overfill_jax.model.cache import KVCache
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.transformer import Model, hidden_states, unembed
+
+
+def prefill(
+    model: Model,
+    tokens: Int[Array, "B P"],
+    lengths: Int[Array, "B"],
+    capacity: int,
+    remat: str = "none",
+) -> tuple[Float[Array, "B V"], KVCache]:
+    """Reads right-padded prompts in one pass.
+
+    Args:
+      model: the model that reads; in two-stage decoding the full one.
+      tokens: prompts, row b valid up to `lengths[b]`, of any value beyond.
+      lengths: tokens of each prompt, at least 1; a row of length 0 gives logits without meaning.
+      capacity: slots for the answer to come; static.
+      remat: what the backward pass recomputes; static.
+
+    Returns:
+      Logits of each prompt's last token, and the cache with P + capacity slots.
+    """
+    slots = tokens.shape[1]
+    segments = (jnp.arange(slots) < lengths[:, None]).astype(jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(slots), tokens.shape)
+    hidden, key, value = hidden_states(model, tokens, positions, segments, remat=remat)
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    logits = unembed(model, jnp.take_along_axis(hidden, last, axis=1)[:, 0])
+    cache = KVCache(key, value, segments, lengths, jnp.asarray(slots, jnp.int32))
+    return logits, cache.grow(capacity)
+
+
+def extend(
+    model: Model,
+    tokens: Int[Array, "B T"],
+    cache: KVCache,
+    lengths: Int[Array, "B"] | None = None,
+    remat: str = "none",
+) -> tuple[Float[Array, "B T V"], KVCache]:
+    """Reads T more tokens of every row behind what the cache holds; T = 1 generates, T > 1 trains.
+
+    Entries already in the cache are never changed. The caller keeps T within the slots left.
+
+    Args:
+      model: the model that goes on; in two-stage decoding the decoder.
+      tokens: the next tokens of each row, row b valid up to `lengths[b]`.
+      cache: of `prefill` (through `handoff` where another model goes on) or of `extend`.
+      lengths: valid new tokens of each row; all T where not given.
+      remat: what the backward pass recomputes; static.
+
+    Returns:
+      Logits after each new token, and the longer cache.
+    """
+    hidden, cache = extend_hidden(model, tokens, cache, lengths, remat)
+    return unembed(model, hidden), cache
+
+
+def extend_hidden(
+    model: Model,
+    tokens: Int[Array, "B T"],
+    cache: KVCache,
+    lengths: Int[Array, "B"] | None,
+    remat: str = "none",
+) -> tuple[Float[Array, "B T D"], KVCache]:
+    """`extend` up to the last hidden states, for callers that do not want every token's logits."""
+    steps = jnp.arange(tokens.shape[1])
+    if lengths is None:
+        lengths = jnp.full_like(cache.lengths, tokens.shape[1])
+    segments = (steps < lengths[:, None]).astype(jnp.int32)
+    positions = cache.lengths[:, None] + steps
+    write = jax.lax.dynamic_update_slice_in_dim
+    cache = dataclasses.replace(
+        cache, segments=write(cache.segments, segments, cache.cursor, axis=1)
+    )
+    hidden, key, value = hidden_states(model, tokens, positions, segments, cache, remat)
+    return hidden, dataclasses.replace(
+        cache,
+        key=key,
+        value=value,
+        lengths=cache.lengths + lengths,
+        cursor=cache.cursor + tokens.shape[1],
+    )
+
+
+def handoff(
+    cache: KVCache,
+    full: ModelConfig,
+    decoder: ModelConfig,
+    first_token: Literal["full", "decoder"],
+) -> KVCache:
+    """The full model's cache as the decoder takes it over.
+
+    Args:
+      cache: left by `prefill` with the full model.
+      full, decoder: the two shapes.
+      first_token: who gives the first answer token. With `full` it comes from the prompt's last
+        logits, and the decoder reads it as its first input. With `decoder` the cache crosses
+        without the prompt's last position, which the decoder reads itself and answers with the
+        first token, as disaggregated servers do.
+
+    Raises:
+      InputError: the decoder cannot read this cache.
+    """
+    check_handoff(full, decoder)
+    dtype = jnp.dtype(decoder.dtype)
+    cache = dataclasses.replace(cache, key=cache.key.astype(dtype), value=cache.value.astype(dtype))
+    return cache if first_token == "full" else _without_last(cache)
+
+
+def check_handoff(full: ModelConfig, decoder: ModelConfig) -> None:
+    """Refuses two models that cannot share a cache or a vocabulary.
+
+    Raises:
+      InputError: names the first field that differs, with both values.
+    """
+    for field in ("num_layers", "num_kv_heads", "head_dim", "rope", "vocab_size"):
+        ours, theirs = getattr(full, field), getattr(decoder, field)
+        if ours != theirs:
+            raise InputError(
+                f"the decoder cannot read the full model's cache: {field} is {theirs} in the "
+                f"decoder (cache {_cache_shape(decoder)}), {ours} in the full model "
+                f"(cache {_cache_shape(full)})"
+            )
+
+
+def _cache_shape(config: ModelConfig) -> str:
+    return f"[L={config.num_layers}, K={config.num_kv_heads}, H={config.head_dim}]"
+
+
+def _without_last(cache: KVCache) -> KVCache:
+    # The slot stays where it is, so that rows keep step; it only stops being seen.
+    slots = jnp.arange(cache.capacity)
+    last = slots == cache.lengths[:, None] - 1
+    segments = jnp.where(last, 0, cache.segments)
+    return dataclasses.replace(cache, segments=segments, lengths=jnp.maximum(cache.lengths - 1, 0))
