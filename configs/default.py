@@ -5,7 +5,6 @@ Paths are relative to the working directory, unless they name a folder of the wo
 """
 
 import ml_collections
-from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -65,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.freeze = "full"  # "none" trains the full model too (two_stage only)
     train.first_token = "full"  # who gives the first answer token: "full" or "decoder"
     train.source = ""
-    train.validation = ""
+    train.validation = ""  # without one, the last rows of the source are held out
     train.split = "train"  # of TFDS folders
     train.validation_split = "validation"
     train.validation_rows = 256
@@ -78,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.kl_weight = 0.0  # from the full model's distribution
     train.kl_temperature = 1.0
     train.learning_rate = 2e-5
-    train.warmup = 0.01  # share of the steps
+    train.warmup = 0.01  # share of the steps; a cosine follows
     train.final_learning_rate = 0.0  # share of the peak at the cosine's end
     train.weight_decay = 0.0
     train.beta1 = 0.9
@@ -90,7 +89,6 @@ def get_config() -> ml_collections.ConfigDict:
     train.validate_every = 100
     train.checkpoint_every = 100
     train.keep_last = 2
-    train.output = placeholder(str)  # folder of the workdir; by method where not given
 
     # generate and chat: answers from a pair, or from one model alone.
     config.generate = generate = ml_collections.ConfigDict()
@@ -125,4 +123,4 @@ def get_config() -> ml_collections.ConfigDict:
     export.target = "hf"
     export.allow_illegal_widths = False  # widths that transformers refuses to load
     export.shard_bytes = 5_000_000_000
-    return config
+    return config.lock()

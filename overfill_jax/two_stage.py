@@ -16,6 +16,8 @@ from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model, hidden_states, unembed
 
+FIRST_TOKEN = ("full", "decoder")
+
 
 def prefill(
     model: Model,

@@ -25,8 +25,8 @@ from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.rope import rotate, rotation
 
 Params = dict[str, Any]
-# Reduces an activation [B, T, C] of tokens with segments [B, T] to [B, C]; see `pruning/calibrate`.
-Observe = Callable[[Array, Array], Array]
+# Reduces an activation [B, T, C] to a statistic [B, C] of each row; see `pruning/statistics`.
+Observe = Callable[[Array], Array]
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -142,14 +142,14 @@ class MLP(nn.Module):
     observe: Observe | None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], segments: Int[Array, "B T"]):
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         c = self.config
         wide, axes = (c.hidden_size, c.intermediate_size), ("embed", "mlp")
         gate = Weight(wide, axes, _fan_in(0), c.dtype, name="gate")()
         up = Weight(wide, axes, _fan_in(0), c.dtype, name="up")()
         inner = jax.nn.silu(x @ gate) * (x @ up)
         if self.observe is not None:
-            self.sow("observed", "inner", self.observe(inner, segments))
+            self.sow("observed", "inner", self.observe(inner))
         narrow = _fan_in(0, scale=(2 * c.num_layers) ** -0.5)
         return inner @ Weight(wide[::-1], axes[::-1], narrow, c.dtype, name="down")()
 
@@ -164,18 +164,18 @@ class Block(nn.Module):
     def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
         c = self.config
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="attention_norm")(x)
-        self._observe("attention_norm", normed, segments)
+        self._observe("attention_input", normed)
         mixed, layer_cache = Attention(c, name="attention")(
             normed, layer_cache, rope, segments, key_segments, cursor
         )
         x = x + mixed
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="mlp_norm")(x)
-        self._observe("mlp_norm", normed, segments)
-        return x + MLP(c, self.observe, name="mlp")(normed, segments), layer_cache
+        self._observe("mlp_input", normed)
+        return x + MLP(c, self.observe, name="mlp")(normed), layer_cache
 
-    def _observe(self, name: str, activation, segments) -> None:
+    def _observe(self, name: str, activation) -> None:
         if self.observe is not None:
-            self.sow("observed_norms", name, self.observe(activation, segments))
+            self.sow("observed", name, self.observe(activation))
 
 
 class Transformer(nn.Module):
@@ -197,7 +197,7 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         stacked = nn.scan(
             block,
-            variable_axes={"params": 0, "observed": 0, "observed_norms": 0},
+            variable_axes={"params": 0, "observed": 0},
             split_rngs={"params": True},
             in_axes=(0, *(nn.broadcast,) * 4),
             length=c.num_layers,
@@ -248,6 +248,27 @@ def hidden_states(
     return hidden, key, value
 
 
+def observed_statistics(
+    model: Model,
+    tokens: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    observe: Observe,
+) -> dict[str, Array]:
+    """What `observe` makes of every layer's activations, in one pass without a cache.
+
+    Returns:
+      `attention_input` and `mlp_input` [L, B, D], the outputs of the two norms, and `inner`
+      [L, B, F], the input of the down projection.
+    """
+    transformer = Transformer(model.config, "none", observe)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    variables = {"params": model.params}
+    _, sown = transformer.apply(variables, tokens, positions, segments, None, mutable=["observed"])
+    layers = sown["observed"]["layers"]
+    inputs = {name: layers[name][0] for name in ("attention_input", "mlp_input")}
+    return inputs | {"inner": layers["mlp"]["inner"][0]}
+
+
 def unembed(model: Model, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Logits in float32."""
     transformer = Transformer(model.config, "none")
@@ -256,7 +277,8 @@ def unembed(model: Model, hidden: Float[Array, "... D"]) -> Float[Array, "... V"
 
 def init(config: ModelConfig, key: Array) -> Model:
     """A model with random weights in float32."""
-    return Model(config, nn.unbox(_boxed_params(config, key)))
+    # Compiled as one program: drawing array by array would compile each shape on its own.
+    return Model(config, jax.jit(lambda key: nn.unbox(_boxed_params(config, key)))(key))
 
 
 def abstract(config: ModelConfig, dtype: str) -> Model:

@@ -1,0 +1,25 @@
+# Sets up the virtual environment .venv if it is missing or its requirements changed.
+# Sourced by the other launchers, from the repository's root; PYTHON names another interpreter.
+
+python="${PYTHON:-}"
+if [[ -z "$python" ]]; then
+  for candidate in python3.12 python3.11 python3 python; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+      2>/dev/null; then
+      python="$candidate"
+      break
+    fi
+  done
+fi
+if [[ -z "$python" ]]; then
+  echo "error: found no Python 3.11 or 3.12; name one by PYTHON=/path/to/python" >&2
+  exit 2
+fi
+
+wanted="$("$python" --version) $(cat requirements.txt pyproject.toml | cksum)"
+if [[ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]]; then
+  echo "setting up .venv with $("$python" --version); this takes a few minutes the first time"
+  "$python" -m venv --clear .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+  echo "$wanted" > .venv/installed
+fi

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Sets up the environment if needed and runs the tests; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"

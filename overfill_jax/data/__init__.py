@@ -1,0 +1,1 @@
+"""Text in: tokenizers, chat templates, instruction rows and the batches made of them."""

@@ -1,0 +1,223 @@
+"""Owns how instruction rows become examples: reading, checking, splitting, and what is refused.
+
+A row is a JSON object with `messages` (a conversation that ends with an answer) or with a prompt
+column and a response column. It may name a `family`, by which results are grouped, and a `system`
+message. A row that cannot be used is returned with its line and the reason, and reported.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from absl import logging
+from jaxtyping import Int
+from tqdm.auto import tqdm
+
+from overfill_jax.data import chat, jsonl
+from overfill_jax.data.tokenizers import Tokenizer
+from overfill_jax.errors import InputError
+
+TURNS = ("last", "every")
+LINES_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One prompt and its answer, as token ids."""
+
+    row: int  # line number in the file, from 1
+    prompt: Int[np.ndarray, "P"]
+    answer: Int[np.ndarray, "R"]
+    family: str  # '' if the row names none
+    reference: str  # the answer as the row has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A row, or one answer of it, that cannot be used."""
+
+    row: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """Which columns and answers of a row count, and how many tokens an example may have."""
+
+    prompt_column: str  # used where a row has no `messages`
+    response_column: str
+    turns: str  # 'last': the last answer of a conversation; 'every': one example for each answer
+    max_prompt_tokens: int
+    max_total_tokens: int
+
+    def __post_init__(self):
+        if self.turns not in TURNS:
+            raise InputError(f"turns: found {self.turns!r}, expected one of {TURNS}")
+
+
+def read_options(text: ml_collections.ConfigDict) -> ReadOptions:
+    """Returns the options of a config's `text` section."""
+    return ReadOptions(
+        prompt_column=text.prompt_column,
+        response_column=text.response_column,
+        turns=text.turns,
+        max_prompt_tokens=text.max_prompt_tokens,
+        max_total_tokens=text.max_total_tokens,
+    )
+
+
+def load_examples(
+    source: str | Path,
+    split: str,
+    tokenizer: Tokenizer,
+    template: chat.ChatTemplate,
+    options: ReadOptions,
+) -> tuple[list[Example], list[Rejected]]:
+    """Reads the rows of `source` and returns the examples in them and what was rejected.
+
+    Args:
+      source: a JSONL file, or a folder made by `tfds_rows.build`.
+      split: which split of the folder; a file is one split by itself.
+
+    Raises:
+      InputError: `source` cannot be read or holds no usable row.
+    """
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
+    for row, value in read_rows(source, split, rejected):
+        try:
+            conversation = _conversation(value, options)
+            family = _text(value, "family") if "family" in value else ""
+        except InputError as error:
+            rejected.append(Rejected(row, str(error)))
+            continue
+        for messages in _answered(conversation, options.turns):
+            try:
+                prompt, answer = _encode(messages, tokenizer, template, options)
+            except InputError as error:
+                rejected.append(Rejected(row, str(error)))
+            else:
+                examples.append(Example(row, prompt, answer, family, messages[-1]["content"]))
+    _report(source, examples, rejected)
+    return examples, rejected
+
+
+def read_rows(
+    source: str | Path, split: str, rejected: list[Rejected]
+) -> Iterator[tuple[int, dict]]:
+    """Yields (line number, row) for every row of `source`, in the order of the lines.
+
+    A line that is no JSON object goes to `rejected` instead; blank lines are no rows.
+
+    Raises:
+      InputError: `source` is missing or cannot be read.
+    """
+    for row, line in tqdm(_read_lines(Path(source), split), str(source), unit=" rows", delay=1):
+        try:
+            value = jsonl.parse(line)
+        except InputError as error:
+            rejected.append(Rejected(row, str(error)))
+        else:
+            yield row, value
+
+
+def _read_lines(source: Path, split: str) -> list[tuple[int, bytes]]:
+    if not source.is_dir():
+        return list(jsonl.read_lines(source))
+    # TFDS takes half a second to import, and only its folders need it.
+    from overfill_jax.data import tfds_rows
+
+    return tfds_rows.read_lines(source, split)
+
+
+def _conversation(value: dict, options: ReadOptions) -> list[dict]:
+    if "messages" in value:
+        messages = _checked_messages(value["messages"])
+    else:
+        prompt = _text(value, options.prompt_column)
+        response = _text(value, options.response_column)
+        messages = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": response},
+        ]
+        for key, text in ((options.prompt_column, prompt), (options.response_column, response)):
+            if not text.strip():
+                raise InputError(f"{key!r} is empty")
+    if "system" in value:
+        messages = [{"role": "system", "content": _text(value, "system")}, *messages]
+    return messages
+
+
+def _checked_messages(messages: object) -> list[dict]:
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise InputError("'messages' is not a list of objects")
+    for number, message in enumerate(messages, 1):
+        try:
+            role, content = _text(message, "role"), _text(message, "content")
+        except InputError as error:
+            raise InputError(f"message {number}: {error}") from error
+        if not content.strip() and role != "system":
+            raise InputError(f"message {number}: 'content' is empty")
+    if not messages or messages[-1]["role"] != "assistant":
+        raise InputError("no answer: the last message is not the assistant's")
+    if all(message["role"] in ("system", "assistant") for message in messages):
+        raise InputError("empty prompt: no message of a user")
+    return messages
+
+
+def _text(value: dict, key: str) -> str:
+    if key not in value:
+        raise InputError(f"no {key!r}")
+    text = value[key]
+    if not isinstance(text, str):
+        raise InputError(f"{key!r} is {type(text).__name__}, expected text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+        raise InputError(f"{key!r} is not valid Unicode") from error
+    return text
+
+
+def _answered(messages: list[dict], turns: str) -> Iterator[list[dict]]:
+    for end, message in enumerate(messages, 1):
+        if end == len(messages) or (turns == "every" and message["role"] == "assistant"):
+            yield messages[:end]
+
+
+def _encode(
+    messages: Sequence[dict],
+    tokenizer: Tokenizer,
+    template: chat.ChatTemplate,
+    options: ReadOptions,
+) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "R"]]:
+    prompt, answer = chat.encode_conversation(messages, tokenizer, template)
+    if not prompt:
+        raise InputError("empty prompt: the chat template writes nothing before the answer")
+    if len(prompt) > options.max_prompt_tokens:
+        raise InputError(f"prompt longer than {options.max_prompt_tokens} tokens")
+    if len(prompt) + len(answer) > options.max_total_tokens:
+        raise InputError(f"prompt and answer longer than {options.max_total_tokens} tokens")
+    return np.asarray(prompt, np.int32), np.asarray(answer, np.int32)
+
+
+def _report(source: str | Path, examples: Sequence[Example], rejected: Sequence[Rejected]) -> None:
+    lines = defaultdict(list)
+    for one in rejected:
+        lines[one.reason].append(one.row)
+    most_first = sorted(lines, key=lambda reason: -len(lines[reason]))
+    summary = "; ".join(f"{reason} ({_count(lines[reason])})" for reason in most_first)
+    if not examples:
+        raise InputError(f"{source}: no usable row: {summary or 'it is empty'}")
+    logging.info("%s: %d examples", source, len(examples))
+    if rejected:
+        logging.warning("%s: rejected %d: %s", source, len(rejected), summary)
+
+
+def _count(lines: list[int]) -> str:
+    if len(lines) == 1:
+        return f"line {lines[0]}"
+    more = ", ..." if len(lines) > LINES_SHOWN else ""
+    return f"{len(lines)} x, lines {', '.join(map(str, lines[:LINES_SHOWN]))}{more}"

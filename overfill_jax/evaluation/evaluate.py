@@ -1,0 +1,206 @@
+"""The evaluate stage: every system of the workdir on one task; results/ and report/."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+from tqdm import tqdm
+
+from overfill_jax.data.batches import evaluation_batches
+from overfill_jax.data.chat import load_template
+from overfill_jax.data.instructions import Example, Rejected, load_examples, read_options
+from overfill_jax.data.tokenizers import Tokenizer, load_tokenizer
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation import report, results, table
+from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
+from overfill_jax.evaluation.answer_loss import answer_loss
+from overfill_jax.evaluation.matching import find_match
+from overfill_jax.evaluation.results import Result, Verdict
+from overfill_jax.evaluation.systems import FULL, System, find_systems, missing_folders
+from overfill_jax.inference.answers import Answer
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.sampling import GREEDY
+from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
+from overfill_jax.model.transformer import Model
+from overfill_jax.training.objective import answer_log_likelihoods
+from overfill_jax.weights.folders import load_model
+
+# Of the module, so that systems of the same shapes share one compilation.
+_log_likelihoods = jax.jit(answer_log_likelihoods, static_argnames="first_token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What every system is asked, and how its answers are judged.
+
+    Attributes:
+      examples: prompts with their reference answers.
+      tokenizer: of the full model, which all systems share.
+      match: whether an answer equals its reference.
+      first_token: who gives the first answer token of a pair, `full` or `decoder`.
+      max_new_tokens: an answer is cut there.
+      batch_size: rows at a time.
+    """
+
+    examples: Sequence[Example]
+    tokenizer: Tokenizer
+    match: Callable[[str, str], bool]
+    first_token: Literal["full", "decoder"]
+    max_new_tokens: int
+    batch_size: int
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Evaluates every system in `workdir`; writes results/, report/ and a table to the console."""
+    c = config.evaluate
+    present, missing = find_systems(workdir)
+    task, rejected = load_task(config, workdir)
+    for system in missing:
+        lacking = ", ".join(missing_folders(system, workdir))
+        logging.info("%s: skipped, the workdir has no %s", system.title, lacking)
+    described = settings(config, task, rejected)
+    found: list[Result] = []
+    models: dict[str, Model] = {}
+    for number, system in enumerate(present, 1):
+        start = time.monotonic()
+        swap_models(models, system, workdir, c.dtype)
+        loading = time.monotonic() - start
+        result = evaluate_system(system, models[system.reader], models[system.writer], task)
+        result = dataclasses.replace(result, seconds={"loading": loading} | result.seconds)
+        results.save(result, described, workdir / "results")
+        logging.info(
+            "%s (%d of %d): accuracy %.3f, loss %.3f, %.1f s",
+            system.title, number, len(present), result.accuracy.share, result.loss.total.loss,
+            sum(result.seconds.values()),
+        )  # fmt: skip
+        found.append(result)
+    path = report.write(found, described, rejected, c.samples, workdir)
+    closing = filter(None, [table.gap_sentence(found), f"Report: {path}"])
+    print(f"\n{table.as_text(table.comparison(found))}\n", *closing, sep="\n")
+
+
+def load_task(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Task, list[Rejected]]:
+    """Reads the rows of `evaluate.source`.
+
+    Raises:
+      InputError: the source is not given, cannot be read or holds no usable row; a number is
+        out of range; or `evaluate.match` does not fit the answers.
+    """
+    c = config.evaluate
+    if not c.source:
+        raise InputError("evaluate.source: found nothing, expected a JSONL file or a TFDS folder")
+    for key, least in (("batch_size", 1), ("max_new_tokens", 1), ("rows", 0), ("samples", 0)):
+        if c[key] < least:
+            raise InputError(f"evaluate.{key}: found {c[key]}, expected at least {least}")
+    match = find_match(c.match)
+    tokenizer = load_tokenizer(workdir / FULL.reader)
+    examples, rejected = load_examples(
+        c.source,
+        c.split,
+        tokenizer,
+        load_template(workdir / FULL.reader),
+        read_options(config.text),
+    )
+    examples = examples[: c.rows or None]
+    for example in examples:
+        if not match(example.reference, example.reference):
+            raise InputError(
+                f"{c.source}:{example.row}: the answer holds no number, expected one because "
+                f"evaluate.match is {c.match!r}"
+            )
+    task = Task(examples, tokenizer, match, c.first_token, c.max_new_tokens, c.batch_size)
+    return task, rejected
+
+
+def settings(config: ml_collections.ConfigDict, task: Task, rejected: Sequence[Rejected]) -> dict:
+    """What the results depend on, as it is stored with them."""
+    names = ("source", "split", "match", "first_token", "max_new_tokens", "dtype")
+    counts = {"rows": len(task.examples), "rejected": len(rejected)}
+    return {name: config.evaluate[name] for name in names} | counts
+
+
+def swap_models(models: dict[str, Model], system: System, workdir: Path, dtype: str) -> None:
+    """Makes `models`, by folder, those of `system`; the full one stays, for most systems read it.
+
+    The old ones go before the new ones come, so that never more than three are in memory.
+    """
+    for folder in models.keys() - {FULL.reader, *system.folders}:
+        del models[folder]
+    for folder in system.folders:
+        if folder not in models:
+            models[folder] = load_model(workdir / folder, dtype)
+
+
+def evaluate_system(system: System, reader: Model, writer: Model, task: Task) -> Result:
+    """One system on the whole task: its loss on the reference answers, and its own answers."""
+    families = [example.family for example in task.examples]
+    start = time.monotonic()
+    lengths = np.array([len(example.answer) for example in task.examples])
+    likelihoods = log_likelihoods(system.title, reader, writer, task)
+    middle = time.monotonic()
+    verdicts = judge(generate(reader, writer, task), task)
+    end = time.monotonic()
+    accuracy = accuracy_by_family(families, [verdict.correct for verdict in verdicts])
+    return Result(
+        system=system,
+        parameters=parameters(writer.config),
+        decode_parameters=decode_parameters(writer.config),
+        decode_bytes=decode_bytes(writer.config, writer.config.dtype, context=0),
+        families=accuracy,
+        accuracy=mean_accuracy(accuracy),
+        loss=answer_loss(likelihoods, lengths, families),
+        verdicts=verdicts,
+        seconds={"loss": middle - start, "answers": end - middle},
+    )
+
+
+def log_likelihoods(
+    title: str, reader: Model, writer: Model, task: Task
+) -> Float[np.ndarray, "rows R"]:
+    """Log-probability of every reference token, in the order of the examples."""
+    batches = evaluation_batches(task.examples, task.batch_size)
+    total = -(-len(task.examples) // task.batch_size)
+    rows = [
+        np.asarray(_log_likelihoods(reader, writer, batch, first_token=task.first_token))
+        for batch in tqdm(batches, f"{title}: loss", total, leave=False, unit=" batches")
+    ]
+    return np.concatenate(rows)[: len(task.examples)]
+
+
+def generate(reader: Model, writer: Model, task: Task) -> list[Answer]:
+    """The greedy answers of a pair."""
+    generator = Generator(
+        reader,
+        writer,
+        task.first_token,
+        task.tokenizer.stop_ids,
+        task.tokenizer.pad_id,
+        task.tokenizer,
+    )
+    prompts = [example.prompt.tolist() for example in task.examples]
+    return generator.generate(
+        prompts, GREEDY, task.max_new_tokens, task.batch_size, show_progress=True
+    )
+
+
+def judge(answers: Sequence[Answer], task: Task) -> list[Verdict]:
+    """Every answer beside its prompt and reference, with the verdict."""
+    return [
+        Verdict(
+            row=example.row,
+            family=example.family,
+            prompt=task.tokenizer.decode(example.prompt.tolist()),
+            reference=example.reference,
+            answer=answer.text,
+            reason=answer.reason,
+            correct=task.match(answer.text, example.reference),
+        )
+        for example, answer in zip(task.examples, answers, strict=True)
+    ]

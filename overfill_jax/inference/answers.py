@@ -1,0 +1,91 @@
+"""Answers on the host: where they end, and how much of their text is settled while they grow."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+from overfill_jax.data.tokenizers import TextStream, Tokenizer
+
+Reason = Literal["stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model wrote.
+
+    Attributes:
+      tokens: without the stop token; where a stop string ended the answer, the tokens that lie
+        wholly before it.
+      text: the decoded answer, up to the stop string; empty where no tokenizer is at hand.
+      reason: `stop` for a stop token or string, `length` where max_new_tokens ran out.
+    """
+
+    tokens: list[int]
+    text: str
+    reason: Reason
+
+
+class Draft:
+    """An answer that grows until a stop token, a stop string or its length ends it."""
+
+    def __init__(self, stop_ids: Sequence[int], stop: Sequence[str], tokenizer: Tokenizer | None):
+        """Begins an empty answer; `stop` are strings, and need a tokenizer."""
+        self._stop_ids = frozenset(stop_ids)
+        self._stop = tuple(stop)
+        self._decode = tokenizer and tokenizer.decode
+        self._stream = tokenizer and TextStream(tokenizer)
+        self._tokens: list[int] = []
+        self._text = ""
+        self._released = 0  # characters of the text that `release` has given out
+        self._reason: Reason | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing that `add` brings will be taken any more."""
+        return self._reason is not None
+
+    def add(self, tokens: Sequence[int], last: bool) -> None:
+        """Takes the next tokens, up to where the answer ends; no more will come if `last`."""
+        if self.ended:
+            return
+        new = list(itertools.takewhile(lambda token: token not in self._stop_ids, tokens))
+        self._tokens += new
+        if len(new) < len(tokens):
+            self._reason = "stop"
+        elif last:
+            self._reason = "length"
+        if self._stream is not None:
+            self._text += self._stream.push(new)
+            if self.ended:
+                self._text += self._stream.finish()
+            self._cut_at_stop_string()
+
+    def release(self) -> str:
+        """The text that has become certain since the last call: what may begin a stop string waits.
+
+        Joined, the pieces are the answer's text once it has ended.
+        """
+        certain = len(self._text) if self.ended else len(self._text) - self._overlap()
+        new = self._text[self._released : certain]
+        self._released += len(new)
+        return new
+
+    def answer(self) -> Answer:
+        """The answer, once it has ended."""
+        return Answer(self._tokens, self._text, self._reason)
+
+    def _cut_at_stop_string(self) -> None:
+        starts = [start for stop in self._stop if (start := self._text.find(stop)) >= 0]
+        if starts:
+            self._reason = "stop"
+            self._text = self._text[: min(starts)]
+            while len(self._decode(self._tokens)) > len(self._text):
+                self._tokens.pop()
+
+    def _overlap(self) -> int:
+        # Length of the longest end of the text that some stop string begins with.
+        lengths = (
+            n for stop in self._stop for n in range(1, len(stop)) if self._text.endswith(stop[:n])
+        )
+        return max(lengths, default=0)

@@ -1,0 +1,55 @@
+"""The chat stage: a conversation in the terminal, the answers streaming as they are written."""
+
+from pathlib import Path
+
+import ml_collections
+
+from overfill_jax.errors import InputError
+from overfill_jax.inference.settings import Assistant, load_assistant
+
+HELP = "/reset begins a new conversation, /exit or Ctrl-D ends; Ctrl-C cuts an answer short."
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Talks until the user ends it; the full model reads the whole conversation at every turn."""
+    c = config.generate
+    assistant = load_assistant(config, workdir)
+    print(HELP)
+    opening = [{"role": "system", "content": c.system}] if c.system else []
+    messages = opening
+    while (line := ask()) not in (None, "/exit"):
+        if line == "/reset":
+            messages = opening
+        elif line:
+            messages = answer(assistant, [*messages, {"role": "user", "content": line}], c)
+
+
+def ask() -> str | None:
+    """The user's next line; None at the end of the input."""
+    try:
+        return input("\n> ").strip()
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return None
+
+
+def answer(assistant: Assistant, messages: list[dict], c: ml_collections.ConfigDict) -> list[dict]:
+    """Prints the answer as it comes; returns the longer conversation.
+
+    A message that cannot be answered is taken back, so that one too long does not end the chat.
+    """
+    text = ""
+    try:
+        prompt = assistant.encode(messages)
+        for piece in assistant.generator.stream(
+            prompt, assistant.sampling, c.max_new_tokens, c.stop
+        ):
+            print(piece, end="", flush=True)
+            text += piece
+    except InputError as error:
+        print(f"{error}; your message is taken back, /reset begins anew")
+        return messages[:-1]
+    except KeyboardInterrupt:
+        pass  # what has been said stands
+    print()
+    return [*messages, {"role": "assistant", "content": text}]

@@ -1,0 +1,282 @@
+"""Generation in two compiled functions: one reads the prompts, one writes the answers.
+
+Paper, section 3: the full model reads, the decoder writes from its cache. A model alone is the
+pair whose reader and writer are the same, and takes the same path.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key, UInt
+from tqdm import tqdm
+
+from overfill_jax import two_stage
+from overfill_jax.data.tokenizers import Ids, Tokenizer
+from overfill_jax.errors import InputError
+from overfill_jax.inference.answers import Answer, Draft
+from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.sampling import Sampling, row_keys, sample
+from overfill_jax.model.cache import KVCache
+from overfill_jax.model.transformer import Model
+
+# Tokens that the compiled loop writes before the host looks at them: often enough that a stop
+# string costs few tokens, rarely enough that the round trip costs nothing.
+CHUNK = 16
+# The same when a reader watches the text appear.
+STREAMED_CHUNK = 4
+SMALLEST_PROMPT_BUCKET = 16
+NO_TOKEN = -1
+
+# How often each of the two functions was compiled: its body runs once per compilation.
+compilations: collections.Counter[str] = collections.Counter()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Writing:
+    """Where the writer stands: everything that one chunk hands to the next.
+
+    Attributes:
+      cache: of all that was read and written, but `token`.
+      token: the newest token of each row, which the writer reads next.
+      keys: of each row's draws.
+      step: tokens of each answer so far.
+    """
+
+    cache: KVCache
+    token: Int[Array, "B"]
+    keys: Key[Array, "B"]
+    step: Int[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "first_token"))
+def read_prompts(
+    reader: Model,
+    writer: Model,
+    prompts: Int[Array, "B P"],
+    lengths: Int[Array, "B"],
+    seed: UInt[Array, ""],
+    rows: Int[Array, "B"],
+    limits: dict[str, Array],
+    capacity: int,
+    first_token: Literal["full", "decoder"],
+) -> Writing:
+    """Prefill, handoff and the first answer token, whoever of the two gives it."""
+    compilations["read_prompts"] += 1
+    logits, cache = two_stage.prefill(reader, prompts, lengths, capacity)
+    cache = two_stage.handoff(cache, reader.config, writer.config, first_token)
+    if first_token == "decoder":
+        last = jnp.maximum(lengths - 1, 0)[:, None]
+        logits, cache = two_stage.extend(writer, jnp.take_along_axis(prompts, last, 1), cache)
+        logits = logits[:, 0]
+    keys = row_keys(seed, rows)
+    return Writing(cache, sample(logits, keys, 0, **limits), keys, jnp.int32(1))
+
+
+# The cache is donated: the loop writes into it, and only one copy of it ever exists.
+@functools.partial(jax.jit, donate_argnames="writing")
+def write_chunk(
+    writer: Model,
+    writing: Writing,
+    ended: Bool[Array, "B"],
+    limits: dict[str, Array],
+    stop_ids: Int[Array, "stops"],
+    steps: Int[Array, ""],
+) -> tuple[Writing, Int[Array, "B chunk"]]:
+    """Writes until every row has ended or `steps` (at most CHUNK) tokens of each are written.
+
+    Returns the new tokens with NO_TOKEN behind a row's end; a stop token is the end, and shown.
+    """
+    compilations["write_chunk"] += 1
+    first = writing.step
+
+    def unfinished(carry):
+        writing, ended, _ = carry
+        return (writing.step - first < steps) & ~jnp.all(ended)
+
+    def write(carry):
+        writing, ended, tokens = carry
+        logits, cache = two_stage.extend(writer, writing.token[:, None], writing.cache)
+        token = sample(logits[:, 0], writing.keys, writing.step, **limits)
+        shown = jnp.where(ended, NO_TOKEN, token)
+        tokens = tokens.at[:, writing.step - first].set(shown)
+        ended |= jnp.isin(token, stop_ids)
+        return Writing(cache, token, writing.keys, writing.step + 1), ended, tokens
+
+    tokens = jnp.full((len(ended), CHUNK), NO_TOKEN, jnp.int32)
+    writing, _, tokens = jax.lax.while_loop(unfinished, write, (writing, ended, tokens))
+    return writing, tokens
+
+
+class Generator:
+    """Writes answers to prompts."""
+
+    def __init__(
+        self,
+        reader: Model,
+        writer: Model,
+        first_token: str,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        tokenizer: Tokenizer | None = None,
+    ):
+        """Joins two models.
+
+        Args:
+          reader: reads the prompts; in two-stage decoding the full model.
+          writer: writes the answers from the reader's cache; the decoder, or `reader` itself.
+          first_token: who gives an answer's first token, `full` (the reader) or `decoder`.
+          stop_ids: tokens that end an answer.
+          pad_id: fills the slots behind shorter prompts; any token will do.
+          tokenizer: turns answers into text; None where they are wanted as tokens only.
+
+        Raises:
+          InputError: the writer cannot read the reader's cache, or `first_token` is neither.
+        """
+        two_stage.check_handoff(reader.config, writer.config)
+        if first_token not in two_stage.FIRST_TOKEN:
+            known = two_stage.FIRST_TOKEN
+            raise InputError(f"first_token: found {first_token!r}, expected one of {known}")
+        # Cast once: a decode step takes as long as it takes to read the weights' bytes.
+        self._reader = _in_compute_dtype(reader)
+        self._writer = self._reader if writer is reader else _in_compute_dtype(writer)
+        self._first_token = first_token
+        self._stop_ids = np.asarray(stop_ids, np.int32)
+        self._pad_id = pad_id
+        self._tokenizer = tokenizer
+
+    def generate(
+        self,
+        prompts: Sequence[Ids],
+        sampling: Sampling,
+        max_new_tokens: int,
+        batch_size: int,
+        stop: Sequence[str] = (),
+        show_progress: bool = False,
+    ) -> list[Answer]:
+        """One answer to each prompt, in their order; a row draws by its place among the prompts.
+
+        Raises:
+          InputError: as `check_prompt`; a stop string is empty or there is no tokenizer to find it
+            with; the batch holds no row.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, expected at least 1")
+        for row, prompt in enumerate(prompts):
+            self.check_prompt(prompt, max_new_tokens, f"prompt {row}")
+        drafts = [self._draft(stop) for _ in prompts]
+        # Prompts of like length share a batch, so that little of it is padding.
+        by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+        with tqdm(total=len(prompts), unit="answer", disable=not show_progress) as bar:
+            for start in range(0, len(prompts), batch_size):
+                batch = {row: drafts[row] for row in by_length[start : start + batch_size]}
+                size = min(bucket(len(batch), smallest=1), batch_size)
+                for _ in self._grow(batch, prompts, size, sampling, max_new_tokens, CHUNK):
+                    pass
+                bar.update(len(batch))
+        return [draft.answer() for draft in drafts]
+
+    def stream(
+        self,
+        prompt: Ids,
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """The text of one answer, in pieces as it is written; joined, that of `generate`.
+
+        Raises:
+          InputError: as `generate`.
+        """
+        self.check_prompt(prompt, max_new_tokens, "prompt")
+        draft = self._draft(stop)
+        for _ in self._grow({0: draft}, [prompt], 1, sampling, max_new_tokens, STREAMED_CHUNK):
+            yield draft.release()
+
+    def check_prompt(self, prompt: Ids, max_new_tokens: int, name: str) -> None:
+        """Refuses a prompt that cannot be answered; `name` is what the error calls it.
+
+        Raises:
+          InputError: the prompt is empty, holds a token that the models lack, or leaves no room
+            for `max_new_tokens`; or those are below 1.
+        """
+        tokens = np.asarray(prompt)
+        if not tokens.size:
+            raise InputError(f"{name}: found no tokens, expected at least one")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+        vocabulary = self._reader.config.vocab_size
+        strangers = tokens[(tokens < 0) | (tokens >= vocabulary)]
+        if strangers.size:
+            raise InputError(f"{name}: found token {strangers[0]}, expected 0 to {vocabulary - 1}")
+        limit = min(self._reader.config.max_position, self._writer.config.max_position)
+        if tokens.size + max_new_tokens > limit:
+            raise InputError(
+                f"{name}: {tokens.size} tokens and {max_new_tokens} new ones make "
+                f"{tokens.size + max_new_tokens}, the model's limit is {limit}"
+            )
+
+    def _draft(self, stop: Sequence[str]) -> Draft:
+        if "" in stop:
+            raise InputError("stop: found an empty string, which would end every answer at once")
+        if stop and self._tokenizer is None:
+            raise InputError(f"stop: found {stop[0]!r}, but there is no tokenizer to find it with")
+        return Draft(self._stop_ids.tolist(), stop, self._tokenizer)
+
+    def _grow(
+        self,
+        drafts: dict[int, Draft],
+        prompts: Sequence[Ids],
+        size: int,
+        sampling: Sampling,
+        max_new_tokens: int,
+        chunk: int,
+    ) -> Iterator[None]:
+        """Writes the drafts of some rows in a batch of `size`; yields each time they have grown."""
+        tokens, lengths = self._pad([prompts[row] for row in drafts], size)
+        limits = sampling.limits()
+        writing = read_prompts(
+            self._reader,
+            self._writer,
+            tokens,
+            lengths,
+            seed=np.uint32(sampling.seed),
+            rows=np.resize(list(drafts), size).astype(np.int32),
+            limits=limits,
+            capacity=bucket(max_new_tokens, CHUNK),
+            first_token=self._first_token,
+        )
+        new, left = writing.token[:, None], max_new_tokens - 1
+        while True:
+            for draft, row in zip(drafts.values(), np.asarray(new), strict=False):
+                draft.add(row[row != NO_TOKEN].tolist(), last=left == 0)
+            yield
+            ended = np.ones(size, bool)  # rows that only fill the batch have nothing to write
+            ended[: len(drafts)] = [draft.ended for draft in drafts.values()]
+            if ended.all():
+                return
+            steps = min(chunk, left)
+            writing, new = write_chunk(
+                self._writer, writing, ended, limits, self._stop_ids, np.int32(steps)
+            )
+            left -= steps
+
+    def _pad(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:
+        slots = bucket(max(map(len, prompts)), SMALLEST_PROMPT_BUCKET)
+        tokens = np.full((size, slots), self._pad_id, np.int32)
+        lengths = np.zeros(size, np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = prompt
+            lengths[row] = len(prompt)
+        return tokens, lengths
+
+
+def _in_compute_dtype(model: Model) -> Model:
+    dtype = model.config.dtype
+    return dataclasses.replace(model, params=jax.tree.map(lambda x: x.astype(dtype), model.params))

@@ -1,0 +1,53 @@
+"""The `generate` section of the config, made into what the stages generate and chat work with."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
+from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.sampling import Sampling
+from overfill_jax.model.transformer import Model
+from overfill_jax.weights.folders import load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant:
+    """A generator with the text around it: what turns a conversation into the next answer."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    sampling: Sampling
+
+    def encode(self, messages: Sequence[dict]) -> list[int]:
+        """The prompt of a conversation, up to and with the header of the answer to come."""
+        return encode_prompt(messages, self.tokenizer, self.template)
+
+
+def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistant:
+    """Loads the pair that `config.generate` names from its folders in `workdir`.
+
+    Raises:
+      InputError: a folder is missing or broken, the two models do not fit, a setting is out of
+        range.
+    """
+    c = config.generate
+    sampling = Sampling(c.temperature, c.top_k, c.top_p, config.seed)
+    folder = workdir / c.full
+    reader = _load(folder, c.dtype)
+    writer = reader if c.decoder == c.full else _load(workdir / c.decoder, c.dtype)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, reader.config.vocab_size, str(folder))
+    generator = Generator(
+        reader, writer, c.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer
+    )
+    return Assistant(generator, tokenizer, load_template(folder), sampling)
+
+
+def _load(folder: Path, dtype: str) -> Model:
+    model = load_model(folder)
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))

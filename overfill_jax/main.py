@@ -1,0 +1,112 @@
+"""The command line: `python -m overfill_jax.main STAGE --config=configs/NAME.py --workdir=DIR`.
+
+Settings are overridden by key: `--config.train.steps=200`. Bad input ends with one line and exit
+status 2; `--traceback` shows where it was found.
+"""
+
+import difflib
+import importlib
+import logging as standard_logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+
+# Stages in the order of the data, each the module that owns its `run(config, workdir)`.
+# They are imported when called, so that no stage pays for another's libraries.
+STAGES = {
+    "data": "overfill_jax.data.make",
+    "init": "overfill_jax.weights.init",
+    "convert": "overfill_jax.weights.convert",
+    "calibrate": "overfill_jax.pruning.calibrate",
+    "prune": "overfill_jax.pruning.prune",
+    "train": "overfill_jax.training.train",
+    "generate": "overfill_jax.inference.generate",
+    "chat": "overfill_jax.inference.chat",
+    "evaluate": "overfill_jax.evaluation.evaluate",
+    "export": "overfill_jax.weights.export",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs one stage; bad input becomes one line on stderr and exit status 2."""
+    config, traceback = flags.FLAGS.config, flags.FLAGS.traceback
+    _log_plainly()
+    try:
+        stage = _stage(argv)
+        workdir = _writable(Path(flags.FLAGS.workdir))
+        files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
+        importlib.import_module(STAGES[stage]).run(config, workdir)
+    except InputError as error:
+        if traceback:
+            raise
+        _refuse(str(error))
+    except OSError as error:
+        # Full disks and missing rights: the message names the file.
+        if traceback:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _stage(argv: Sequence[str]) -> str:
+    if len(argv) != 2:
+        raise InputError(f"expected one stage, one of {', '.join(STAGES)}; found {argv[1:]}")
+    if argv[1] not in STAGES:
+        near = difflib.get_close_matches(argv[1], STAGES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"unknown stage {argv[1]!r}{hint} Expected one of {', '.join(STAGES)}")
+    return argv[1]
+
+
+def _writable(workdir: Path) -> Path:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be made a workdir ({error.strerror})") from error
+    if not os.access(workdir, os.W_OK):
+        raise InputError(f"{workdir}: not writable, expected a workdir")
+    return workdir
+
+
+def _log_plainly() -> None:
+    """Time and message of our own lines; of libraries only warnings."""
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(standard_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    ours = str(Path(__file__).parent)
+    handler.addFilter(
+        lambda record: (
+            record.levelno >= logging.converter.STANDARD_WARNING or record.pathname.startswith(ours)
+        )
+    )
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        # Defining the config loads its file and applies the overrides, so it can fail, too.
+        config_flags.DEFINE_config_file("config", "configs/default.py", "Settings of the run.")
+        flags.DEFINE_string("workdir", None, "Folder that the stages meet in.", required=True)
+        flags.DEFINE_bool("traceback", False, "Show where bad input was found.")
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _refuse(str(error))
+    except AttributeError as error:
+        # ml_collections' message names the key and the nearest declared one.
+        _refuse(f"config: unknown key {str(error).replace(chr(92) + 'n', ' ')}")
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        _refuse(f"config: {error}")
+
+
+def _refuse(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,103 @@
+"""The prune stage: full/ and importance.npz into pruned/ and kept.npz, with a report."""
+
+import dataclasses
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from overfill_jax import files
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.size import decode_bytes, parameters_by_part
+from overfill_jax.model.transformer import Model
+from overfill_jax.pruning.choose import Kept, check_kept, choose, kept_width, save_kept
+from overfill_jax.pruning.cut import cut
+from overfill_jax.pruning.importance import load_importance
+from overfill_jax.pruning.samples import Samples, load_samples
+from overfill_jax.pruning.text_loss import text_loss
+from overfill_jax.weights.folders import fingerprint, load_model, save_model
+from overfill_jax.weights.official_indices import load_indices
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Cuts the full model to the widths of `config.prune` and says what that costs."""
+    full = load_model(workdir / "full")
+    kept = choose_channels(config, full, workdir)
+    pruned = cut(full, kept)
+    samples = workdir / "calibration.npz"
+    losses = measure_losses(config, full, pruned, load_samples(samples)) if samples.exists() else {}
+    save_model(workdir / "pruned", pruned, workdir / "full")
+    save_kept(workdir / "kept.npz", kept)
+    dtype = full.params["embed"]["embedding"].dtype.name
+    report = {"loss_on_calibration_text": losses, **size_report(full.config, pruned.config, dtype)}
+    files.write_json(workdir / "results" / "prune.json", report)
+    for line in format_report(report):
+        logging.info("%s", line)
+
+
+def choose_channels(config: ml_collections.ConfigDict, full: Model, workdir: Path) -> Kept:
+    """The channels that stay: given index sets where the config names a file, else by choice."""
+    c = config.prune
+    if c.indices:
+        hidden, intermediate = load_indices(Path(c.indices))
+        check_kept(Kept(hidden, intermediate), full.config, c.indices)
+        return Kept(np.sort(hidden), np.sort(intermediate, axis=1))
+    shape = full.config
+    hidden = kept_width("prune.hidden", shape.hidden_size, c.hidden, c.multiple_of)
+    intermediate = kept_width(
+        "prune.intermediate", shape.intermediate_size, c.intermediate, c.multiple_of
+    )
+    importance = load_importance(workdir / "importance.npz", shape, fingerprint(full))
+    return choose(importance, hidden, intermediate, c.selection, config.seed)
+
+
+def measure_losses(
+    config: ml_collections.ConfigDict, full: Model, pruned: Model, samples: Samples
+) -> dict[str, float]:
+    """Nats per token on the calibration text, of the full model and of the untrained copy."""
+    c = config.calibrate
+    losses = {}
+    for name, model in (("full", full), ("pruned", pruned)):
+        shape = dataclasses.replace(model.config, dtype=c.dtype)
+        losses[name] = text_loss(Model(shape, model.params), samples.batches(c.batch_size))
+    return losses
+
+
+def size_report(full: ModelConfig, pruned: ModelConfig, dtype: str) -> dict:
+    """Parameters by part, and bytes that a decoded token reads before any context."""
+    report = {}
+    for name, shape in (("full", full), ("pruned", pruned)):
+        parts = parameters_by_part(shape)
+        report[name] = {
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
+            "parameters": parts | {"total": sum(parts.values())},
+            "decode_bytes_per_token": decode_bytes(shape, dtype, context=0),
+        }
+    return report
+
+
+def format_report(report: dict) -> list[str]:
+    """The report as a table of lines."""
+    full, pruned = report["full"], report["pruned"]
+    rows = [("part", "full", "pruned", "kept")]
+
+    def row(name: str, before: float, after: float, form: str) -> None:
+        share = f"{after / before:.1%}" if before else "-"
+        rows.append((name, format(before, form), format(after, form), share))
+
+    for name in ("hidden_size", "intermediate_size"):
+        row(name, full[name], pruned[name], ",d")
+    for part, before in full["parameters"].items():
+        row(f"parameters, {part}", before, pruned["parameters"][part], ",d")
+    name = "decode_bytes_per_token"
+    row("decode bytes per token", full[name], pruned[name], ",d")
+    lines = [f"{a:24} {b:>16} {c:>16} {d:>8}" for a, b, c, d in rows]
+    losses = report["loss_on_calibration_text"]
+    if losses:
+        lines.append(
+            f"loss on the calibration text before training: full {losses['full']:.3f}, "
+            f"pruned {losses['pruned']:.3f} nats per token"
+        )
+    return lines

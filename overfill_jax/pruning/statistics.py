@@ -1,0 +1,55 @@
+"""What one sample says about a channel: the statistics behind channel importance.
+
+Paper, section 3 and appendix; reference: `pruner/hooks_llama_qwen.py`, which takes `signed_mean`.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from overfill_jax.model.transformer import Params
+
+STATISTICS = ("signed_mean", "abs_mean", "rms", "weighted")
+
+
+def observer(
+    statistic: str, counted: Bool[Array, "B T"]
+) -> Callable[[Float[Array, "B T C"]], Float[Array, "B C"]]:
+    """Reduces activations to one number per sample and channel, over the counted tokens.
+
+    `signed_mean` lets opposite signs cancel, `abs_mean` does not, `rms` stresses outliers;
+    `weighted` starts from `rms` (see `weight_norms`). A sample without a counted token gives 0.
+    """
+
+    def observe(activation: Float[Array, "B T C"]) -> Float[Array, "B C"]:
+        wide = activation.astype(jnp.float32)
+        if statistic == "abs_mean":
+            wide = jnp.abs(wide)
+        elif statistic in ("rms", "weighted"):
+            wide = wide * wide
+        total = jnp.sum(jnp.where(counted[..., None], wide, 0.0), axis=1)
+        mean = total / jnp.maximum(jnp.sum(counted, axis=1), 1)[:, None]
+        return jnp.sqrt(mean) if statistic in ("rms", "weighted") else mean
+
+    return observe
+
+
+def weight_norms(params: Params) -> dict[str, Float[Array, "L _"]]:
+    """L2 norm of the weights that read each channel, by the activation that carries it.
+
+    An activation times this norm bounds what the channel adds downstream (as in Wanda,
+    arXiv 2306.11695, summed over a channel's outputs).
+    """
+    attention, mlp = params["layers"]["attention"], params["layers"]["mlp"]
+
+    def norm(*readers: Params) -> Array:
+        kernels = (reader["kernel"].astype(jnp.float32) for reader in readers)
+        squares = (jnp.sum(w * w, axis=tuple(range(2, w.ndim))) for w in kernels)
+        return jnp.sqrt(sum(squares))
+
+    return {
+        "attention_input": norm(attention["query"], attention["key"], attention["value"]),
+        "mlp_input": norm(mlp["gate"], mlp["up"]),
+        "inner": norm(mlp["down"]),
+    }

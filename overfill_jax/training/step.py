@@ -1,0 +1,136 @@
+"""One optimiser step: loss, gradients over micro-batches, AdamW on float32 masters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from overfill_jax.data.batches import Batch
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.transformer import Model, Params
+from overfill_jax.training.objective import Objective, loss_sums
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What training changes: the step, float32 weights of the trained models, AdamW's moments."""
+
+    step: Int[Array, ""]
+    params: dict[str, Params]
+    optimizer: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What stays the same from step to step; hashable, so that one compilation serves a run.
+
+    Attributes:
+      configs: pairs of a model's name and shape, frozen models included.
+      roles: names of reader and writer.
+      objective: what is minimised.
+      optimizer: the update rule, of `make_optimizer`.
+      schedule: learning rate by step, for the metrics.
+      accumulation: micro-batches per step.
+      remat: what the backward pass recomputes.
+    """
+
+    configs: tuple[tuple[str, ModelConfig], ...]
+    roles: tuple[str, str]
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    accumulation: int
+    remat: str
+
+
+def make_schedule(peak: float, steps: int, warmup: float, final: float) -> optax.Schedule:
+    """Linear warm-up over a share of the steps, then a cosine down to `final` times the peak."""
+    warmup_steps = max(1, round(warmup * steps))
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final * peak
+    )
+
+
+def make_optimizer(
+    schedule: optax.Schedule, beta1: float, beta2: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """AdamW behind global-norm clipping; norms and biases do not decay."""
+
+    def decays(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: path[-1].key in ("kernel", "embedding"), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, beta1, beta2, weight_decay=weight_decay, mask=decays),
+    )
+
+
+def init_state(setup: Setup, models: dict[str, Model]) -> TrainState:
+    """A state at step 0 from the models to be trained, their weights copied to float32."""
+    # Copies: the state is donated at every step, and the caller's weights must outlive it.
+    params = jax.tree.map(
+        lambda x: jnp.array(x, jnp.float32), {name: m.params for name, m in models.items()}
+    )
+    return TrainState(jnp.zeros((), jnp.int32), params, setup.optimizer.init(params))
+
+
+@jax.jit(static_argnames="setup", donate_argnames="state")
+def train_step(
+    setup: Setup, state: TrainState, frozen: dict[str, Params], batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """Updates the trained models once.
+
+    The batch is cut into `accumulation` micro-batches of consecutive rows; gradients and losses
+    are means over all their tokens, whatever the cut.
+
+    Returns:
+      The next state, and `loss`, `cross_entropy`, `kl` per token, `tokens`, `gradient_norm`
+      before clipping, `learning_rate`.
+    """
+
+    def sums(params, micro):
+        return _sums(setup, params, frozen, micro)
+
+    def one(total, micro):
+        (_, terms), gradients = jax.value_and_grad(sums, has_aux=True)(state.params, micro)
+        return jax.tree.map(jnp.add, total, (terms, gradients)), None
+
+    micros = jax.tree.map(lambda x: x.reshape(setup.accumulation, -1, *x.shape[1:]), batch)
+    terms = dict.fromkeys(("loss", "cross_entropy", "kl", "tokens"), jnp.zeros(()))
+    nothing = terms, jax.tree.map(jnp.zeros_like, state.params)
+    (terms, gradients), _ = jax.lax.scan(one, nothing, micros)
+    tokens = jnp.maximum(terms["tokens"], 1.0)
+    gradients = jax.tree.map(lambda g: g / tokens, gradients)
+    updates, optimizer = setup.optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {name: terms[name] / tokens for name in ("loss", "cross_entropy", "kl")} | {
+        "tokens": terms["tokens"],
+        "gradient_norm": optax.global_norm(gradients),
+        "learning_rate": jnp.asarray(setup.schedule(state.step)),
+    }
+    return TrainState(state.step + 1, params, optimizer), metrics
+
+
+@jax.jit(static_argnames="setup")
+def validation_sums(
+    setup: Setup, params: dict[str, Params], frozen: dict[str, Params], batch: Batch
+) -> Metrics:
+    """The sums of `loss_sums` over one batch, without gradients."""
+    return _sums(setup, params, frozen, batch)[1]
+
+
+def _sums(
+    setup: Setup, params: dict[str, Params], frozen: dict[str, Params], batch: Batch
+) -> tuple[Array, Metrics]:
+    configs = dict(setup.configs)
+    models = {name: Model(configs[name], p) for name, p in (frozen | params).items()}
+    trained = frozenset(params)
+    terms = loss_sums(models, setup.roles, trained, setup.objective, batch, setup.remat)
+    return terms["loss"], terms

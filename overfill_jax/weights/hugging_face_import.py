@@ -1,0 +1,164 @@
+"""A Hugging Face folder to a model, tensor by tensor.
+
+Peak memory is the model in its target dtype plus one tensor of the file: each stacked array is
+allocated once, filled layer by layer, and handed to JAX without a copy where the device shares the
+host's memory (elsewhere it leaves the host before the next one is allocated).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+from overfill_jax.errors import InputError
+from overfill_jax.files import read_json
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.transformer import Model, Params
+from overfill_jax.weights.hugging_face_tensors import Tensor, tensors
+
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def import_model(
+    folder: Path, config: ModelConfig, dtype: str | None, shardings: Params | None = None
+) -> Model:
+    """Reads the safetensors of a Hugging Face folder.
+
+    Args:
+      folder: with `model.safetensors`, or its index and shards.
+      config: the shape that its config.json describes.
+      dtype: of the parameters and of the computation; None for the file's own.
+      shardings: a tree like the parameters; None for the first device of this process.
+
+    Raises:
+      InputError: names the file or tensor that is missing, broken, unexpected, of another shape
+        than the config says, or not finite.
+    """
+    stored = _stored(folder)
+    table = tensors(config)
+    _check(folder, stored, table, config)
+    dtype = dtype or np.dtype(DTYPES[stored[table[0].pattern].dtype]).name
+    places = traverse_util.flatten_dict(shardings) if shardings is not None else {}
+    alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params = {}
+    total = sum(len(_names(tensor, config)) for tensor in table)
+    with tqdm(total=total, desc=f"reading {folder.name}", unit="tensor") as progress:
+        for tensor in table:
+            array = _read(tensor, config, stored, dtype, progress)
+            params[tensor.path] = _place(array, places.get(tensor.path, alone))
+    return Model(dataclasses.replace(config, dtype=dtype), traverse_util.unflatten_dict(params))
+
+
+def _read(
+    tensor: Tensor, config: ModelConfig, stored: Mapping[str, _Stored], dtype: str, progress: tqdm
+) -> np.ndarray:
+    names = _names(tensor, config)
+    stack = (len(names), *tensor.shape)
+    array = _aligned(stack, np.dtype(dtype))
+    for layer, name in enumerate(names):
+        # Reopened each time: pages of a mapped file count as ours until it is closed.
+        with safe_open(stored[name].file, framework="numpy") as file:
+            source = file.get_tensor(name)
+        if not np.isfinite(source).all():
+            raise InputError(
+                f"{stored[name].file}: {name} holds NaN or Inf, expected finite weights"
+            )
+        array[layer] = tensor.from_file(source)
+        progress.update()
+    return array if tensor.stacked else array[0]
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    # JAX on CPU takes an array over without a copy only if it starts on a multiple of 64 bytes.
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return jax.block_until_ready(placed)
+
+
+def _names(tensor: Tensor, config: ModelConfig) -> list[str]:
+    return [tensor.name(layer) for layer in range(config.num_layers if tensor.stacked else 1)]
+
+
+def _check(
+    folder: Path, stored: Mapping[str, _Stored], table: list[Tensor], config: ModelConfig
+) -> None:
+    """Compares names, shapes and dtypes with the config before anything is read."""
+    expected = {name: tensor for tensor in table for name in _names(tensor, config)}
+    for name, tensor in expected.items():
+        if name not in stored:
+            raise InputError(f"{folder}: tensor {name} is missing, expected {tensor.file_shape}")
+        found = stored[name]
+        if found.shape != tensor.file_shape:
+            raise InputError(
+                f"{found.file}: {name} has shape {found.shape}, expected {tensor.file_shape} "
+                f"by config.json"
+            )
+        if found.dtype not in DTYPES:
+            raise InputError(
+                f"{found.file}: {name} has dtype {found.dtype}, expected one of {', '.join(DTYPES)}"
+            )
+    for name in sorted(stored.keys() - expected.keys()):
+        # Old files carry the rotary frequencies, some tied ones the embedding twice.
+        if not name.endswith("rotary_emb.inv_freq") and name != "lm_head.weight":
+            raise InputError(
+                f"{stored[name].file}: unexpected tensor {name}, not part of a "
+                f"{config.model_type} model with {config.num_layers} layers"
+            )
+
+
+def _stored(folder: Path) -> dict[str, _Stored]:
+    """Where each tensor lies, from the headers of the files; nothing is read."""
+    if (folder / SINGLE).exists():
+        return _header(folder / SINGLE)
+    index = folder / INDEX
+    if not index.exists():
+        raise InputError(f"{folder}: neither {SINGLE} nor {INDEX} is there, expected one of them")
+    listing = read_json(index)
+    weight_map = listing.get("weight_map") if isinstance(listing, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(
+            f"{index}: weight_map is missing or empty, expected tensor names and files"
+        )
+    stored = {}
+    for file in sorted(set(map(str, weight_map.values()))):
+        if Path(file).name != file:
+            raise InputError(f"{index}: file {file!r} lies elsewhere, expected it in {folder}")
+        stored |= _header(folder / file)
+    for name, file in weight_map.items():
+        if name not in stored:
+            raise InputError(f"{folder}/{file}: tensor {name} is missing, expected by {INDEX}")
+    return stored
+
+
+def _header(path: Path) -> dict[str, _Stored]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file, expected a shard that {INDEX} names")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: _Stored(path, tuple(part.get_shape()), part.get_dtype())
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file ({error})") from error

@@ -1,0 +1,63 @@
+"""Small models and batches that many tests start from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from overfill_jax.data.batches import Batch
+from overfill_jax.model.config import ModelConfig, Rope
+from overfill_jax.model.transformer import Model, abstract
+
+CONFIG = ModelConfig(
+    model_type="qwen3",
+    vocab_size=41,
+    hidden_size=24,
+    intermediate_size=40,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rope=Rope(10_000.0),
+    norm_epsilon=1e-5,
+    max_position=128,
+    tied_embeddings=False,
+    qkv_bias=True,
+    qk_norm=True,
+)
+
+
+def make_model(seed: int = 0, **changes) -> Model:
+    """Random weights, every bias and norm scale included, so that no error hides in a 0 or 1.
+
+    Drawn by numpy: compiling the draws of `init` takes longer than most tests.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
+        return jnp.asarray(1 + 0.2 * noise if path[-1].key == "scale" else 0.2 * noise)
+
+    shapes = abstract(dataclasses.replace(CONFIG, **changes), "float32")
+    params = jax.tree_util.tree_map_with_path(draw, shapes.params)
+    return dataclasses.replace(shapes, params=params)
+
+
+def make_batch(seed: int = 0, rows: int = 4, prompt: int = 12, answer: int = 7) -> Batch:
+    """Ragged rows of random tokens, right-padded with 0."""
+    rng = np.random.default_rng(seed)
+    prompt_lengths = rng.integers(1, prompt + 1, rows)
+    answer_lengths = rng.integers(2, answer + 1, rows)
+
+    def padded(lengths, width):
+        tokens = rng.integers(1, CONFIG.vocab_size, (rows, width))
+        return jnp.asarray(np.where(np.arange(width) < lengths[:, None], tokens, 0), jnp.int32)
+
+    return Batch(
+        prompt=padded(prompt_lengths, prompt),
+        prompt_lengths=jnp.asarray(prompt_lengths, jnp.int32),
+        answer=padded(answer_lengths, answer),
+        answer_lengths=jnp.asarray(answer_lengths, jnp.int32),
+        rows=jnp.arange(rows),
+    )

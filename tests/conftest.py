@@ -1,0 +1,20 @@
+"""Shapes in signatures are checked while the tests run, and only then."""
+
+import os
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("overfill_jax", "beartype.beartype")
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Golden vectors and benchmark data that are not part of the repository."""
+    shared = Path(os.environ.get("OVERFILL_SHARED", REPOSITORY.parent / "shared"))
+    if not (shared / "data").is_dir():
+        pytest.skip(f"no data folder in {shared}; set OVERFILL_SHARED")
+    return shared / "data"

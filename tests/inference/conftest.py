@@ -1,0 +1,33 @@
+"""Tiny models with random weights, and tokenizers that need no files."""
+
+import pytest
+
+from overfill_jax.model.transformer import Model
+from tests.builders import CONFIG, make_model
+from tests.inference.doubles import Spelled
+
+
+@pytest.fixture(scope="session")
+def full() -> Model:
+    return make_model(0)
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Model:
+    return make_model(1, hidden_size=14, intermediate_size=20)
+
+
+@pytest.fixture
+def pairs() -> Spelled:
+    """Every token is two letters, so that a string may begin in the middle of one."""
+    return Spelled(lambda ids: "".join(chr(97 + i % 26) + chr(65 + i // 26) for i in ids))
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    """Ragged, and more than one bucket long."""
+    lengths = (5, 23, 1, 14, 20, 9)
+    return [
+        [(7 * i + 3 * row + i * i) % CONFIG.vocab_size for i in range(n)]
+        for row, n in enumerate(lengths)
+    ]

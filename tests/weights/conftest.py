@@ -1,0 +1,45 @@
+"""The tiny Hugging Face models of `tests/fixtures`."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from overfill_jax.model.transformer import Model, abstract
+from overfill_jax.two_stage import extend, prefill
+from tests.builders import CONFIG
+
+MODELS = Path(__file__).parent.parent / "fixtures" / "models"
+NAMES = sorted(path.name for path in MODELS.iterdir())
+
+
+@pytest.fixture(params=NAMES)
+def golden(request) -> Path:
+    """Each model in turn."""
+    return MODELS / request.param
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    """A copy of one model, to be broken."""
+    return Path(shutil.copytree(MODELS / "llama3.1", tmp_path / "broken"))
+
+
+@jax.jit
+def logits(model, tokens):
+    """Of every position: the first token by prefill, the others by extend."""
+    batch, length = tokens.shape
+    first, cache = prefill(model, tokens[:, :1], jnp.ones(batch, jnp.int32), length - 1)
+    others, _ = extend(model, tokens[:, 1:], cache)
+    return jnp.concatenate([first[:, None], others], axis=1)
+
+
+def random_model(seed: int = 0, **changes) -> Model:
+    """Random weights of numpy's: nothing to compile, unlike `make_model`'s."""
+    rng = np.random.default_rng(seed)
+    shapes = abstract(dataclasses.replace(CONFIG, **changes), "float32")
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)

@@ -1,0 +1,189 @@
+"""Checkpoints: what is kept, what comes back, onto which mesh, and what is refused."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from overfill_jax.errors import InputError
+from overfill_jax.weights.checkpoints import Checkpoints, load_tree, save_tree, stored_arrays
+
+
+def state_of(step: int) -> dict:
+    params = {"decoder": {"up": jnp.full((3, 4), step, jnp.float32), "down": jnp.ones(4)}}
+    optimizer = optax.adamw(1e-3).init(params)
+    return {"step": jnp.int32(step), "params": params, "optimizer": optimizer}
+
+
+ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state_of(0))
+
+
+def steps(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Six steps, the second the best."""
+    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5, 6: None}
+    with Checkpoints(tmp_path / "run", keep_last=2) as checkpoints:
+        assert checkpoints.latest is checkpoints.best is None
+        for step, loss in losses.items():
+            metrics = None if loss is None else {"validation_loss": loss}
+            checkpoints.save(step, state_of(step), metrics)
+    return tmp_path / "run"
+
+
+def test_latest_and_best_are_kept(run):
+    assert steps(run) == [2, 5, 6]
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (6, 2)
+        assert checkpoints.restore_best(ABSTRACT)["step"] == 2
+
+
+def test_of_equal_losses_the_newest_is_best(tmp_path):
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state_of(step), {"validation_loss": min(step, 2) * 1.0})
+        checkpoints.save(4, state_of(4), {"validation_loss": 1.0})
+        checkpoints.save(5, state_of(5), None)
+        assert checkpoints.best == 4
+    assert steps(tmp_path) == [4, 5]
+
+
+def test_everything_comes_back(run):
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        restored = checkpoints.restore(6, ABSTRACT)
+    expected = state_of(6)
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_save_is_not_touched_by_the_next_step(tmp_path):
+    # The train step donates its state, whose memory the next one then writes to.
+    forward = jax.jit(lambda x: x + 1, donate_argnums=0)
+    state = jnp.zeros((512, 512, 8))
+    with Checkpoints(tmp_path, keep_last=9) as checkpoints:
+        for step in range(3):
+            checkpoints.save(step, {"x": state}, None)
+            for _ in range(5):
+                state = forward(state)
+        for step in range(3):
+            restored = checkpoints.restore(
+                step, {"x": jax.ShapeDtypeStruct(state.shape, "float32")}
+            )
+            assert np.unique(restored["x"]).tolist() == [5.0 * step]
+
+
+def test_leftovers_of_a_killed_save_are_removed(run):
+    leftover = run / "7.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    (leftover / "half").write_text("")
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        assert checkpoints.latest == 6
+        checkpoints.save(7, state_of(7), None)
+        assert checkpoints.restore(7, ABSTRACT)["step"] == 7
+    assert not leftover.exists()
+
+
+def test_part_of_a_state(run):
+    part = {"params": ABSTRACT["params"]}
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        restored = checkpoints.restore(5, part, partial=True)
+        assert restored.keys() == {"params"}
+        assert (restored["params"]["decoder"]["up"] == 5).all()
+        with pytest.raises(InputError, match="5: unexpected array optimizer/0/count"):
+            checkpoints.restore(5, part)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            {"params": {"full": jax.ShapeDtypeStruct((2,), "float32")}},
+            r"6: array params/full is missing, expected \(2,\)",
+        ),
+        (
+            {"step": jax.ShapeDtypeStruct((2,), "int32")},
+            r"6: array step has shape \(\), expected \(2,\)",
+        ),
+    ],
+)
+def test_an_array_that_does_not_fit_is_named(run, wanted, message, partial):
+    with pytest.raises(InputError, match=message):
+        load_tree(run / "6", wanted, partial)
+
+
+def test_no_best_and_no_step(tmp_path):
+    with Checkpoints(tmp_path / "run", keep_last=2) as checkpoints:
+        checkpoints.save(1, state_of(1), None)
+        with pytest.raises(InputError, match="no checkpoint has a validation loss"):
+            checkpoints.restore_best(ABSTRACT)
+        with pytest.raises(InputError, match="9: no such folder"):
+            checkpoints.restore(9, ABSTRACT)
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="run: cannot be written"):
+        Checkpoints(tmp_path / "file" / "run", keep_last=1)
+
+
+def test_damage_is_named(tmp_path):
+    save_tree(tmp_path / "tree", {"x": jnp.arange(100_000)})
+    for file in (tmp_path / "tree").rglob("*"):
+        if file.stat().st_size > 100_000:
+            file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="tree: damaged checkpoint") as caught:
+        load_tree(tmp_path / "tree", {"x": jax.ShapeDtypeStruct((100_000,), "int32")})
+    assert "\n" not in str(caught.value)
+
+
+def test_stored_arrays_lists_names_shapes_and_dtypes(tmp_path):
+    save_tree(tmp_path / "tree", {"a": {"b": jnp.ones((2, 3), jnp.bfloat16)}})
+    assert stored_arrays(tmp_path / "tree") == {"a/b": jax.ShapeDtypeStruct((2, 3), "bfloat16")}
+    with pytest.raises(InputError, match="not a checkpoint"):
+        stored_arrays(tmp_path)
+
+
+RESHARD = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
+from overfill_jax.weights.checkpoints import load_tree, save_tree
+
+folder, devices = Path(sys.argv[1]), np.array(jax.devices())
+assert len(devices) == 4
+square = jax.sharding.Mesh(devices.reshape(2, 2), ("data", "model"))
+line = jax.sharding.Mesh(devices, ("model",))
+array = jnp.arange(64.0).reshape(8, 8)
+save_tree(folder, {"x": jax.device_put(array, NamedSharding(square, P("data", "model")))})
+for sharding in (NamedSharding(line, P(None, "model")), NamedSharding(square, P()),
+                 SingleDeviceSharding(devices[3])):
+    found = load_tree(folder, {"x": jax.ShapeDtypeStruct((8, 8), "float32", sharding=sharding)})
+    assert found["x"].sharding == sharding and (found["x"] == array).all()
+alone = load_tree(folder, {"x": jax.ShapeDtypeStruct((8, 8), "bfloat16")})["x"]
+assert alone.sharding == SingleDeviceSharding(devices[0]) and alone.dtype == jnp.bfloat16
+"""
+
+
+def test_any_mesh_to_any_mesh(tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", RESHARD, tmp_path / "tree"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # What four devices wrote, this process reads onto its own.
+    found = load_tree(tmp_path / "tree", {"x": jax.ShapeDtypeStruct((8, 8), "float32")})
+    np.testing.assert_array_equal(found["x"], np.arange(64).reshape(8, 8))
