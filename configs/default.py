@@ -110,6 +110,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.source = ""
     evaluate.split = "test"
+    evaluate.first_token = "full"  # of two-stage systems; as they were trained
     evaluate.rows = 0  # the first rows of the source, in order; 0: all
     evaluate.match = "text"  # answers are equal as text, or in their last "number"
     evaluate.batch_size = 64

@@ -4,10 +4,7 @@ Settings are overridden by key: `--config.train.steps=200`. Bad input ends with 
 status 2; `--traceback` shows where it was found.
 """
 
-import difflib
-import importlib
 import logging as standard_logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,23 +12,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from overfill_jax import files
 from overfill_jax.errors import InputError
-
-# Stages in the order of the data, each the module that owns its `run(config, workdir)`.
-# They are imported when called, so that no stage pays for another's libraries.
-STAGES = {
-    "data": "overfill_jax.data.make",
-    "init": "overfill_jax.weights.init",
-    "convert": "overfill_jax.weights.convert",
-    "calibrate": "overfill_jax.pruning.calibrate",
-    "prune": "overfill_jax.pruning.prune",
-    "train": "overfill_jax.training.train",
-    "generate": "overfill_jax.inference.generate",
-    "chat": "overfill_jax.inference.chat",
-    "evaluate": "overfill_jax.evaluation.evaluate",
-    "export": "overfill_jax.weights.export",
-}
+from overfill_jax.stages import STAGES, run_stage
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,10 +21,9 @@ def main(argv: Sequence[str]) -> None:
     config, traceback = flags.FLAGS.config, flags.FLAGS.traceback
     _log_plainly()
     try:
-        stage = _stage(argv)
-        workdir = _writable(Path(flags.FLAGS.workdir))
-        files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
-        importlib.import_module(STAGES[stage]).run(config, workdir)
+        if len(argv) != 2:
+            raise InputError(f"found {argv[1:]}, expected one stage of {', '.join(STAGES)}")
+        run_stage(argv[1], config, flags.FLAGS.workdir)
     except InputError as error:
         if traceback:
             raise
@@ -52,26 +33,6 @@ def main(argv: Sequence[str]) -> None:
         if traceback:
             raise
         _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-
-
-def _stage(argv: Sequence[str]) -> str:
-    if len(argv) != 2:
-        raise InputError(f"expected one stage, one of {', '.join(STAGES)}; found {argv[1:]}")
-    if argv[1] not in STAGES:
-        near = difflib.get_close_matches(argv[1], STAGES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown stage {argv[1]!r}{hint} Expected one of {', '.join(STAGES)}")
-    return argv[1]
-
-
-def _writable(workdir: Path) -> Path:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be made a workdir ({error.strerror})") from error
-    if not os.access(workdir, os.W_OK):
-        raise InputError(f"{workdir}: not writable, expected a workdir")
-    return workdir
 
 
 def _log_plainly() -> None:

@@ -4,11 +4,11 @@ In every family the work is to understand the prompt; the answer then only has t
 
 | family        | like     | prompt -> response                                                |
 |---------------|----------|-------------------------------------------------------------------|
-| `recall`      | NQ       | who has what, and some of their names -> what these have            |
+| `recall`      | NQ       | who has what, and some of the names -> what these have            |
 | `arithmetic`  | GSM8K    | a short story with numbers -> its steps, written out, and the sum |
 | `translation` | WMT      | an English sentence -> an invented language with its own order    |
 | `editing`     | IFEval   | an instruction and a list of words -> the edited list             |
-| `tracing`     | CRUXEval | a small program of assignments -> the final values               |
+| `tracing`     | CRUXEval | a small program of assignments -> the final values                |
 
 This file also writes them as instruction data and trains the tokenizer they are read with.
 """

@@ -1,117 +1,28 @@
-"""Generation in two compiled functions: one reads the prompts, one writes the answers.
+"""Answers to prompts from a pair of models: batches, buckets, and the loop on the host.
 
 Paper, section 3: the full model reads, the decoder writes from its cache. A model alone is the
 pair whose reader and writer are the same, and takes the same path.
 """
 
-import collections
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key, UInt
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer, Draft
 from overfill_jax.inference.buckets import bucket
-from overfill_jax.inference.sampling import Sampling, row_keys, sample
-from overfill_jax.model.cache import KVCache
+from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, read_prompts, write_chunk
+from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.transformer import Model
 
-# Tokens that the compiled loop writes before the host looks at them: often enough that a stop
-# string costs few tokens, rarely enough that the round trip costs nothing.
-CHUNK = 16
-# The same when a reader watches the text appear.
+# Tokens between two looks at the answer when somebody watches it appear.
 STREAMED_CHUNK = 4
 SMALLEST_PROMPT_BUCKET = 16
-NO_TOKEN = -1
-
-# How often each of the two functions was compiled: its body runs once per compilation.
-compilations: collections.Counter[str] = collections.Counter()
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Writing:
-    """Where the writer stands: everything that one chunk hands to the next.
-
-    Attributes:
-      cache: of all that was read and written, but `token`.
-      token: the newest token of each row, which the writer reads next.
-      keys: of each row's draws.
-      step: tokens of each answer so far.
-    """
-
-    cache: KVCache
-    token: Int[Array, "B"]
-    keys: Key[Array, "B"]
-    step: Int[Array, ""]
-
-
-@functools.partial(jax.jit, static_argnames=("capacity", "first_token"))
-def read_prompts(
-    reader: Model,
-    writer: Model,
-    prompts: Int[Array, "B P"],
-    lengths: Int[Array, "B"],
-    seed: UInt[Array, ""],
-    rows: Int[Array, "B"],
-    limits: dict[str, Array],
-    capacity: int,
-    first_token: Literal["full", "decoder"],
-) -> Writing:
-    """Prefill, handoff and the first answer token, whoever of the two gives it."""
-    compilations["read_prompts"] += 1
-    logits, cache = two_stage.prefill(reader, prompts, lengths, capacity)
-    cache = two_stage.handoff(cache, reader.config, writer.config, first_token)
-    if first_token == "decoder":
-        last = jnp.maximum(lengths - 1, 0)[:, None]
-        logits, cache = two_stage.extend(writer, jnp.take_along_axis(prompts, last, 1), cache)
-        logits = logits[:, 0]
-    keys = row_keys(seed, rows)
-    return Writing(cache, sample(logits, keys, 0, **limits), keys, jnp.int32(1))
-
-
-# The cache is donated: the loop writes into it, and only one copy of it ever exists.
-@functools.partial(jax.jit, donate_argnames="writing")
-def write_chunk(
-    writer: Model,
-    writing: Writing,
-    ended: Bool[Array, "B"],
-    limits: dict[str, Array],
-    stop_ids: Int[Array, "stops"],
-    steps: Int[Array, ""],
-) -> tuple[Writing, Int[Array, "B chunk"]]:
-    """Writes until every row has ended or `steps` (at most CHUNK) tokens of each are written.
-
-    Returns the new tokens with NO_TOKEN behind a row's end; a stop token is the end, and shown.
-    """
-    compilations["write_chunk"] += 1
-    first = writing.step
-
-    def unfinished(carry):
-        writing, ended, _ = carry
-        return (writing.step - first < steps) & ~jnp.all(ended)
-
-    def write(carry):
-        writing, ended, tokens = carry
-        logits, cache = two_stage.extend(writer, writing.token[:, None], writing.cache)
-        token = sample(logits[:, 0], writing.keys, writing.step, **limits)
-        shown = jnp.where(ended, NO_TOKEN, token)
-        tokens = tokens.at[:, writing.step - first].set(shown)
-        ended |= jnp.isin(token, stop_ids)
-        return Writing(cache, token, writing.keys, writing.step + 1), ended, tokens
-
-    tokens = jnp.full((len(ended), CHUNK), NO_TOKEN, jnp.int32)
-    writing, _, tokens = jax.lax.while_loop(unfinished, write, (writing, ended, tokens))
-    return writing, tokens
 
 
 class Generator:
@@ -173,7 +84,7 @@ class Generator:
         drafts = [self._draft(stop) for _ in prompts]
         # Prompts of like length share a batch, so that little of it is padding.
         by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-        with tqdm(total=len(prompts), unit="answer", disable=not show_progress) as bar:
+        with tqdm(total=len(prompts), unit=" answers", disable=not show_progress) as bar:
             for start in range(0, len(prompts), batch_size):
                 batch = {row: drafts[row] for row in by_length[start : start + batch_size]}
                 size = min(bucket(len(batch), smallest=1), batch_size)
@@ -197,7 +108,8 @@ class Generator:
         self.check_prompt(prompt, max_new_tokens, "prompt")
         draft = self._draft(stop)
         for _ in self._grow({0: draft}, [prompt], 1, sampling, max_new_tokens, STREAMED_CHUNK):
-            yield draft.release()
+            if text := draft.release():
+                yield text
 
     def check_prompt(self, prompt: Ids, max_new_tokens: int, name: str) -> None:
         """Refuses a prompt that cannot be answered; `name` is what the error calls it.
@@ -240,14 +152,15 @@ class Generator:
     ) -> Iterator[None]:
         """Writes the drafts of some rows in a batch of `size`; yields each time they have grown."""
         tokens, lengths = self._pad([prompts[row] for row in drafts], size)
-        limits = sampling.limits()
+        # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
+        rows, limits = np.resize(np.array(list(drafts), np.int32), size), sampling.limits()
         writing = read_prompts(
             self._reader,
             self._writer,
             tokens,
             lengths,
             seed=np.uint32(sampling.seed),
-            rows=np.resize(list(drafts), size).astype(np.int32),
+            rows=rows,
             limits=limits,
             capacity=bucket(max_new_tokens, CHUNK),
             first_token=self._first_token,
@@ -257,7 +170,7 @@ class Generator:
             for draft, row in zip(drafts.values(), np.asarray(new), strict=False):
                 draft.add(row[row != NO_TOKEN].tolist(), last=left == 0)
             yield
-            ended = np.ones(size, bool)  # rows that only fill the batch have nothing to write
+            ended = np.ones(size, bool)  # as those that only fill the batch are from the start
             ended[: len(drafts)] = [draft.ended for draft in drafts.values()]
             if ended.all():
                 return

@@ -10,7 +10,6 @@ from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.model.transformer import Model
 from overfill_jax.weights.folders import load_model
 
 
@@ -38,16 +37,11 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
     c = config.generate
     sampling = Sampling(c.temperature, c.top_k, c.top_p, config.seed)
     folder = workdir / c.full
-    reader = _load(folder, c.dtype)
-    writer = reader if c.decoder == c.full else _load(workdir / c.decoder, c.dtype)
+    reader = load_model(folder, c.dtype)
+    writer = reader if c.decoder == c.full else load_model(workdir / c.decoder, c.dtype)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, reader.config.vocab_size, str(folder))
     generator = Generator(
         reader, writer, c.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer
     )
     return Assistant(generator, tokenizer, load_template(folder), sampling)
-
-
-def _load(folder: Path, dtype: str) -> Model:
-    model = load_model(folder)
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))

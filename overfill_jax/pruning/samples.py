@@ -50,11 +50,17 @@ def read_text(path: Path, tokenizer: Tokenizer) -> list[np.ndarray]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as text ({error})") from error
+    rows = encode_lines(lines, tokenizer)
+    if not rows:
+        raise InputError(f"{path}: no line with text in it")
+    return rows
+
+
+def encode_lines(lines: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Token rows of the lines that are not blank, each begun as the tokenizer begins a text."""
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     filled = [line.strip() for line in lines if line.strip()]
-    if not filled:
-        raise InputError(f"{path}: no line with text in it")
-    rows = (start + tokenizer.encode(line) for line in tqdm(filled, path.name, delay=1))
+    rows = (start + tokenizer.encode(line) for line in tqdm(filled, "tokenising", delay=1))
     return [np.array(row, np.int32) for row in rows]
 
 
@@ -118,7 +124,7 @@ def load_samples(path: Path) -> Samples:
         raise InputError(f"{path}: not a file of calibration samples ({error})") from error
 
 
-def as_samples(batches: Iterable[Int[np.ndarray, "B T"]]) -> Iterator[CalibrationBatch]:
+def as_batches(batches: Iterable[Int[np.ndarray, "B T"]]) -> Iterator[CalibrationBatch]:
     """Token batches without padding, as they come from a notebook."""
     for batch in batches:
         tokens = np.asarray(batch, np.int32)

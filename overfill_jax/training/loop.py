@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import jax
-from absl import logging
 
 from overfill_jax.data.batches import Batch
 from overfill_jax.errors import InputError
@@ -13,6 +12,9 @@ from overfill_jax.model.transformer import Params
 from overfill_jax.training.metrics import MetricsWriter
 from overfill_jax.training.step import Metrics, Setup, TrainState, train_step, validation_sums
 from overfill_jax.weights.checkpoints import Checkpoints
+
+# In this order on the console.
+SHOWN = ("loss", "cross_entropy", "kl", "gradient_norm", "learning_rate", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +48,22 @@ def fit(
     Raises:
       InputError: a loss or gradient is not finite; the checkpoints saved before it remain.
     """
+    first = int(state.step) + 1
     pending: tuple[int, Metrics] | None = None
-    for step in range(int(state.step) + 1, steps + 1):
-        state, metrics = train_step(setup, state, frozen, batch_at(step - 1))
+
+    def look() -> None:
         if pending:
-            _look_at(*pending, intervals.log, steps, writer)
+            values = finite(*pending)
+            if pending[0] in (first, steps) or pending[0] % intervals.log == 0:
+                writer.write(pending[0], values)
+
+    for step in range(first, steps + 1):
+        state, metrics = train_step(setup, state, frozen, batch_at(step - 1))
+        look()
         pending = step, metrics
         validate = step % intervals.validate == 0 or step == steps
         if validate or step % intervals.checkpoint == 0:
-            _look_at(*pending, intervals.log, steps, writer)
+            look()
             pending = None
         if validate:
             loss = validation_loss(setup, state, frozen, validation)
@@ -79,14 +88,18 @@ def state_tree(state: TrainState) -> dict:
     return {"step": state.step, "params": state.params, "optimizer": state.optimizer}
 
 
-def _look_at(step: int, metrics: Metrics, every: int, steps: int, writer: MetricsWriter) -> None:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    broken = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
-    if broken:
-        logging.error("step %d: %s", step, values)
-        raise InputError(
-            f"training stopped at step {step}: {broken[0]} is {values[broken[0]]}; the last good "
-            "checkpoint is kept. A lower train.learning_rate or clip_norm may help"
-        )
-    if step == 1 or step % every == 0 or step == steps:
-        writer.write(step, values)
+def finite(step: int, metrics: Metrics) -> dict[str, float]:
+    """The metrics of a step on the host.
+
+    Raises:
+      InputError: loss or gradient norm is not finite.
+    """
+    fetched = jax.device_get(metrics)
+    values = {name: float(fetched[name]) for name in SHOWN}
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(values[name]):
+            raise InputError(
+                f"training stopped at step {step}: {name} is {values[name]}; the last good "
+                "checkpoint is kept. A lower train.learning_rate or train.clip_norm may help"
+            )
+    return values

@@ -20,7 +20,8 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, steps: int, start: int):
         self._steps = steps
-        self._start, self._began = start, time.monotonic()
+        # The first step compiles; the clock starts behind it.
+        self._clock: tuple[int, float] | None = None
         self._path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(folder) if row["step"] <= start] if start else []
         files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -41,10 +42,12 @@ class MetricsWriter:
         self._board.close()
 
     def _pace(self, step: int) -> str:
-        elapsed = time.monotonic() - self._began
-        rate = (step - self._start) / elapsed
-        left = (self._steps - step) / rate if rate else 0.0
-        return f"{rate:.3g} steps/s, {_duration(left)} left"
+        if self._clock is None:
+            self._clock = step, time.monotonic()
+            return "compiled"
+        first, began = self._clock
+        rate = max(step - first, 1) / (time.monotonic() - began)
+        return f"{rate:.3g} steps/s, {_duration((self._steps - step) / rate)} left"
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

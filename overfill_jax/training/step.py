@@ -95,14 +95,16 @@ def train_step(
       before clipping, `learning_rate`.
     """
 
+    arrays, structure = jax.tree.flatten(batch)
+    micros = [x.reshape(setup.accumulation, -1, *x.shape[1:]) for x in arrays]
+
     def sums(params, micro):
-        return _sums(setup, params, frozen, micro)
+        return _sums(setup, params, frozen, jax.tree.unflatten(structure, micro))
 
     def one(total, micro):
         (_, terms), gradients = jax.value_and_grad(sums, has_aux=True)(state.params, micro)
         return jax.tree.map(jnp.add, total, (terms, gradients)), None
 
-    micros = jax.tree.map(lambda x: x.reshape(setup.accumulation, -1, *x.shape[1:]), batch)
     terms = dict.fromkeys(("loss", "cross_entropy", "kl", "tokens"), jnp.zeros(()))
     nothing = terms, jax.tree.map(jnp.zeros_like, state.params)
     (terms, gradients), _ = jax.lax.scan(one, nothing, micros)

@@ -115,14 +115,16 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
       InputError: names the array that is missing, not asked for or of another shape, or the
         folder that is no checkpoint or a damaged one.
     """
-    largest = _compare(folder, abstract, partial)
+    found = _compare(folder, abstract, partial)
     alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or alone), abstract
     )
     context = _context()
     context.pytree.loading.partial_load = partial
-    context.memory.read_concurrent_bytes = 2 * largest  # 1 would do, but for casts to wider dtypes
+    # One array at a time beside those already there; the limit itself counts as too much.
+    sizes = [x.size * x.dtype.itemsize for x in (*found.values(), *jax.tree.leaves(abstract))]
+    context.memory.read_concurrent_bytes = 1 + max(sizes)
     with context:
         try:
             return ocp.load(folder.absolute(), placed)
@@ -145,8 +147,8 @@ def stored_arrays(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _by_name(tree).items()}
 
 
-def _compare(folder: Path, abstract: PyTree, partial: bool) -> int:
-    """Raises at the first difference; returns the bytes of the largest array in the folder."""
+def _compare(folder: Path, abstract: PyTree, partial: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    """Raises at the first difference; returns what the folder holds."""
     # Asked for part of a tree, Orbax returns an array that it does not find as its bare shape.
     found, wanted = stored_arrays(folder), _by_name(abstract)
     for name, leaf in wanted.items():
@@ -158,7 +160,7 @@ def _compare(folder: Path, abstract: PyTree, partial: bool) -> int:
             )
     for name in () if partial else sorted(found.keys() - wanted.keys()):
         raise InputError(f"{folder}: unexpected array {name}, expected none of that name")
-    return max(x.size * x.dtype.itemsize for x in found.values())
+    return found
 
 
 def _by_name(tree: PyTree) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from overfill_jax.weights.hugging_face_import import import_model
 # Marks a config.json as ours. The shape lies one level deeper, so that transformers finds nothing
 # in it that it could take for a config of its own.
 FORMAT = "overfill_jax model 1"
+DTYPES = ("float32", "bfloat16", "float16")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -43,7 +44,7 @@ def save_model(folder: Path, model: Model, tokenizer_source: Path | None) -> Non
     Args:
       folder: a new or empty one, or one with a model to replace.
       model: what to write; parameters keep their dtype.
-      tokenizer_source: the folder whose tokenizer files go along.
+      tokenizer_source: the folder or file whose tokenizer goes along.
 
     Raises:
       InputError: the folder holds something else, or cannot be written.
@@ -68,6 +69,8 @@ def load_model(folder: Path, dtype: str | None = None, shardings: Params | None 
       InputError: the folder holds no model, a broken or half-written one, or one that is not
         understood.
     """
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     config, ours = _config(folder)
     if not ours:
         return import_model(folder, config, dtype, shardings)
@@ -112,11 +115,18 @@ def fingerprint(model: Model) -> str:
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copies what tokenizer and chat template need, with the ids of the special tokens.
 
+    Args:
+      source: a folder with `TOKENIZER_FILES`, or a single .model or .json file.
+      target: the folder to copy to.
+
     Raises:
-      InputError: `source` is no folder.
+      InputError: `source` is neither.
     """
+    if source.is_file() and source.suffix in (".model", ".json"):
+        shutil.copyfile(source, target / f"tokenizer{source.suffix}")
+        return
     if not source.is_dir():
-        raise InputError(f"{source}: no such folder, expected one with a tokenizer")
+        raise InputError(f"{source}: expected a folder, .model or .json file with a tokenizer")
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)

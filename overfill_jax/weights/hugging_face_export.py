@@ -119,5 +119,5 @@ def _write_shard(path: Path, shard: list[_Entry], params: dict, progress: tqdm) 
         for _, tensor, layer in shard:
             leaf = params[tensor.path]
             array = jax.device_get(leaf[layer] if tensor.stacked else leaf)
-            file.write(np.ascontiguousarray(tensor.to_file(array)).view(np.uint8))
+            file.write(tensor.to_file(array).view(np.uint8))
             progress.update()

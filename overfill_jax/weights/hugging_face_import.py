@@ -59,7 +59,8 @@ def import_model(
     with tqdm(total=total, desc=f"reading {folder.name}", unit="tensor") as progress:
         for tensor in table:
             array = _read(tensor, config, stored, dtype, progress)
-            params[tensor.path] = _place(array, places.get(tensor.path, alone))
+            placed = jax.device_put(array, places.get(tensor.path, alone))
+            params[tensor.path] = jax.block_until_ready(placed)
     return Model(dataclasses.replace(config, dtype=dtype), traverse_util.unflatten_dict(params))
 
 
@@ -67,19 +68,21 @@ def _read(
     tensor: Tensor, config: ModelConfig, stored: Mapping[str, _Stored], dtype: str, progress: tqdm
 ) -> np.ndarray:
     names = _names(tensor, config)
-    stack = (len(names), *tensor.shape)
-    array = _aligned(stack, np.dtype(dtype))
+    array = _aligned((len(names), *tensor.shape), np.dtype(dtype))
     for layer, name in enumerate(names):
-        # Reopened each time: pages of a mapped file count as ours until it is closed.
-        with safe_open(stored[name].file, framework="numpy") as file:
-            source = file.get_tensor(name)
-        if not np.isfinite(source).all():
-            raise InputError(
-                f"{stored[name].file}: {name} holds NaN or Inf, expected finite weights"
-            )
-        array[layer] = tensor.from_file(source)
+        _copy(stored[name].file, name, tensor, array[layer])
         progress.update()
     return array if tensor.stacked else array[0]
+
+
+def _copy(path: Path, name: str, tensor: Tensor, target: np.ndarray) -> None:
+    # Opened for each tensor: pages of a mapped file count as ours until it is closed.
+    with safe_open(path, framework="numpy") as file:
+        source = file.get_tensor(name)
+    blocks = (source[row : row + 1024] for row in range(0, len(source), 1024))
+    if not all(np.isfinite(block).all() for block in blocks):
+        raise InputError(f"{path}: {name} holds NaN or Inf, expected finite weights")
+    tensor.from_file(source, target)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -88,11 +91,6 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def _place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    placed = jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-    return jax.block_until_ready(placed)
 
 
 def _names(tensor: Tensor, config: ModelConfig) -> list[str]:
@@ -111,7 +109,7 @@ def _check(
         if found.shape != tensor.file_shape:
             raise InputError(
                 f"{found.file}: {name} has shape {found.shape}, expected {tensor.file_shape} "
-                f"by config.json"
+                "by config.json"
             )
         if found.dtype not in DTYPES:
             raise InputError(

@@ -3,18 +3,18 @@
 import pytest
 
 from overfill_jax.model.transformer import Model
-from tests.builders import CONFIG, make_model
-from tests.inference.doubles import Spelled
+from tests.builders import CONFIG
+from tests.inference.doubles import Spelled, random_model
 
 
 @pytest.fixture(scope="session")
 def full() -> Model:
-    return make_model(0)
+    return random_model(0)
 
 
 @pytest.fixture(scope="session")
 def decoder() -> Model:
-    return make_model(1, hidden_size=14, intermediate_size=20)
+    return random_model(1, hidden_size=14, intermediate_size=20)
 
 
 @pytest.fixture

@@ -58,6 +58,11 @@ def test_dtype_casts(saved):
     assert equal(loaded.params, expected.params)
 
 
+def test_other_dtypes_are_refused(saved):
+    with pytest.raises(InputError, match="dtype is 'int8', expected one of float32"):
+        load_model(saved, "int8")
+
+
 def test_shardings_are_obeyed(saved):
     sharding = NamedSharding(jax.make_mesh((1,), ("model",)), PartitionSpec())
     shardings = jax.tree.map(lambda _: sharding, random_model().params)
@@ -124,9 +129,16 @@ def test_save_replaces_models_only(saved, tmp_path):
 
 
 def test_tokenizer_source_must_exist(tmp_path):
-    with pytest.raises(InputError, match="no such folder, expected one with a tokenizer"):
+    with pytest.raises(InputError, match=r"nowhere: expected a folder, .model or .json"):
         save_model(tmp_path / "full", random_model(), tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_may_be_one_file(tmp_path):
+    (tmp_path / "llama2.model").write_bytes(b"pieces")
+    target = tmp_path / "full"
+    save_model(target, random_model(), tmp_path / "llama2.model")
+    assert (target / "tokenizer.model").read_bytes() == b"pieces"
 
 
 def test_generation_config_is_copied_or_made(tmp_path):

@@ -1,0 +1,302 @@
+"""The public face for notebooks: the pipeline in a dozen names, on models held in memory.
+
+Every function takes and gives what the stages write to a workdir, so that a notebook can start
+where a job ended and the other way round.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from overfill_jax import two_stage
+from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
+from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
+from overfill_jax.errors import InputError
+from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.sampling import Sampling
+from overfill_jax.model.cache import KVCache
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.transformer import Model
+from overfill_jax.pruning.choose import choose, kept_width
+from overfill_jax.pruning.cut import cut
+from overfill_jax.pruning.importance import Importance, measure_importance
+from overfill_jax.pruning.samples import as_batches, encode_lines, select
+from overfill_jax.weights.folders import fingerprint, load_model, save_model
+from overfill_jax.weights.hugging_face_export import export_model
+
+# Slots that an answer gets at a time; `TwoStage.extend` adds more when they run out.
+ANSWER_SLOTS = 128
+Prompt = str | Sequence[dict] | Sequence[int] | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A model with the tokenizer and the chat template that it came with.
+
+    Attributes:
+      model: config and weights.
+      folder: where tokenizer and template lie.
+      tokenizer: text to tokens and back.
+      template: conversations to text.
+    """
+
+    model: Model
+    folder: Path
+    tokenizer: Tokenizer
+    template: ChatTemplate
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def params(self) -> dict:
+        return self.model.params
+
+
+def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
+    """Loads a Hugging Face folder or one of ours (a workdir's `full`, `pruned`, `decoder`).
+
+    >>> full = overfill_jax.load("Llama-3.2-3B-Instruct", dtype="bfloat16")
+
+    Args:
+      folder: with config.json, weights and tokenizer.
+      dtype: of weights and computation; as stored where not given.
+
+    Raises:
+      InputError: names the file, and what is missing, broken or not understood in it.
+    """
+    folder = Path(folder)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, dtype)
+    check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
+    return LanguageModel(model, folder, tokenizer, load_template(folder))
+
+
+def calibrate(
+    full: LanguageModel,
+    text: Iterable[str] | Iterable[Int[np.ndarray, "B T"]],
+    statistic: str = "signed_mean",
+    sample_norm: str = "l2",
+    length: int = 512,
+    batch_size: int = 8,
+) -> Importance:
+    """Measures how much each channel matters, in one pass.
+
+    >>> importance = overfill_jax.calibrate(full, open("wikitext.txt"))
+
+    Args:
+      full: the model that is to be pruned.
+      text: one sample a string, or batches of tokens without padding.
+      statistic: over a sample: signed_mean (the paper's), abs_mean, rms or weighted.
+      sample_norm: over the samples: l2 (the paper's) or l1.
+      length: tokens at which samples given as text are cut.
+      batch_size: samples at a time, for text.
+
+    Raises:
+      InputError: unknown statistic or norm, nothing to measure.
+    """
+    text = list(text)
+    if text and isinstance(text[0], str):
+        rows = encode_lines(text, full.tokenizer)
+        samples = select(rows, [0] * len(rows), len(rows), length, longest=False)
+        batches = samples.batches(batch_size)
+    else:
+        batches = as_batches(text)
+    importance = measure_importance(full.model, batches, statistic, sample_norm)
+    provenance = importance.provenance | {"model": fingerprint(full.model)}
+    return dataclasses.replace(importance, provenance=provenance)
+
+
+def prune(
+    full: LanguageModel,
+    importance: Importance,
+    hidden: float | int = 0.45,
+    intermediate: float | int = 0.45,
+    multiple_of: int = 1,
+    selection: str = "importance",
+    seed: int = 0,
+) -> LanguageModel:
+    """Cuts the full model down to its decoder, which still has to be trained.
+
+    >>> decoder = overfill_jax.prune(full, importance, hidden=1536, intermediate=5376)
+
+    Args:
+      full: the model that `importance` was measured on.
+      importance: of `calibrate`.
+      hidden, intermediate: shares to remove, in [0, 1), or whole widths to keep.
+      multiple_of: widths that follow from a share are rounded down to it.
+      selection: importance, random or first.
+      seed: of the random selection.
+
+    Raises:
+      InputError: a width or ratio that does not exist, or importance of another model.
+    """
+    if importance.provenance["model"] != fingerprint(full.model):
+        raise InputError("prune: the importance was measured on another model")
+    shape = full.config
+    width = kept_width("hidden", shape.hidden_size, hidden, multiple_of)
+    mlp_width = kept_width("intermediate", shape.intermediate_size, intermediate, multiple_of)
+    kept = choose(importance, width, mlp_width, selection, seed)
+    return dataclasses.replace(full, model=cut(full.model, kept))
+
+
+class TwoStage:
+    """A full model that reads prompts and a decoder that answers from its cache.
+
+    >>> pair = overfill_jax.TwoStage(full, decoder)
+    >>> pair.generate(["What is a cache?"], max_new_tokens=128)
+
+    With the same model twice it is that model alone.
+    """
+
+    def __init__(self, full: LanguageModel, decoder: LanguageModel, first_token: str = "full"):
+        """Joins the two; `first_token` says who gives the first answer token, as in training.
+
+        Raises:
+          InputError: the decoder cannot read the full model's cache.
+        """
+        self.full, self.decoder = full, decoder
+        self.first_token = first_token
+        tokenizer = full.tokenizer
+        self._generator = Generator(
+            full.model, decoder.model, first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer
+        )
+
+    def prefill(
+        self, tokens: Int[Array | np.ndarray, "B P"], lengths: Int[Array | np.ndarray, "B"]
+    ) -> tuple[Float[Array, "B V"], KVCache]:
+        """Reads right-padded prompts with the full model and hands the cache over.
+
+        >>> logits, cache = pair.prefill(tokens, lengths)
+
+        Returns:
+          Logits of the first answer token, and the cache as `extend` goes on from it.
+        """
+        tokens, lengths = jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths, jnp.int32)
+        logits, cache = _prefill(self.full.model, tokens, lengths, ANSWER_SLOTS)
+        cache = two_stage.handoff(cache, self.full.config, self.decoder.config, self.first_token)
+        if self.first_token == "full":
+            return logits, cache
+        last = jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)
+        logits, cache = self.extend(last, cache)
+        return logits[:, 0], cache
+
+    def extend(
+        self, tokens: Int[Array | np.ndarray, "B T"], cache: KVCache
+    ) -> tuple[Float[Array, "B T V"], KVCache]:
+        """Reads further answer tokens with the decoder.
+
+        >>> logits, cache = pair.extend(tokens, cache)
+
+        Returns:
+          Logits after each of them, and the longer cache; the one given stays as it was.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        lacking = int(cache.cursor) + tokens.shape[1] - cache.capacity
+        if lacking > 0:
+            cache = cache.grow(bucket(lacking, ANSWER_SLOTS))
+        return _extend(self.decoder.model, tokens, cache)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        batch_size: int = 32,
+    ) -> list[str] | list[np.ndarray]:
+        """Answers each prompt.
+
+        >>> pair.generate(["Hello!"], max_new_tokens=64, temperature=0.7, top_p=0.9)
+
+        Args:
+          prompts: questions, conversations (lists of messages) or tokens.
+          max_new_tokens: tokens at which an answer is cut.
+          temperature: 0 is greedy.
+          top_k: draw from the k likeliest tokens only; 0 for all.
+          top_p: draw from the likeliest tokens that hold this probability.
+          seed: of the draws.
+          stop: strings that end an answer.
+          batch_size: prompts at a time.
+
+        Returns:
+          Texts; arrays of tokens where the prompts are tokens.
+
+        Raises:
+          InputError: an empty or too long prompt, or a setting out of range.
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        tokens = [self.encode(prompt) for prompt in prompts]
+        answers = self._generator.generate(tokens, sampling, max_new_tokens, batch_size, stop)
+        if all(_is_text(prompt) for prompt in prompts):
+            return [answer.text for answer in answers]
+        return [np.array(answer.tokens, np.int32) for answer in answers]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """The answer to one prompt in pieces, as they are written; settings as in `generate`.
+
+        >>> for piece in pair.stream("Tell me a story."): print(piece, end="")
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        return self._generator.stream(self.encode(prompt), sampling, max_new_tokens, stop)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Tokens of a prompt: text and conversations go through the chat template."""
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        if _is_text(prompt):
+            return encode_prompt(prompt, self.full.tokenizer, self.full.template)
+        return [int(token) for token in prompt]
+
+
+def save(model: LanguageModel, folder: str | Path) -> None:
+    """Writes a folder that `load` and the stages read.
+
+    >>> overfill_jax.save(decoder, "runs/mine/pruned")
+    """
+    save_model(Path(folder), model.model, model.folder)
+
+
+def export(
+    model: LanguageModel,
+    folder: str | Path,
+    allow_illegal_widths: bool = False,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes a Hugging Face folder.
+
+    >>> overfill_jax.export(decoder, "hf_folder")
+
+    Raises:
+      InputError: a width that transformers refuses to load, with the next legal ones; unless
+        `allow_illegal_widths`.
+    """
+    export_model(model.model, Path(folder), model.folder, shard_bytes, allow_illegal_widths)
+
+
+def _is_text(prompt: Prompt) -> bool:
+    return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], dict))
+
+
+_prefill = functools.partial(jax.jit, static_argnames="capacity")(two_stage.prefill)
+_extend = jax.jit(two_stage.extend)

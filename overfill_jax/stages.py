@@ -1,0 +1,52 @@
+"""The stages by name, and what is common to running any of them."""
+
+import difflib
+import importlib
+import os
+from pathlib import Path
+
+import ml_collections
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+
+# In the order of the data, each the module that owns its `run(config, workdir)`. They are
+# imported when called, so that no stage pays for another's libraries.
+STAGES = {
+    "data": "overfill_jax.data.make",
+    "init": "overfill_jax.weights.init",
+    "convert": "overfill_jax.weights.convert",
+    "calibrate": "overfill_jax.pruning.calibrate",
+    "prune": "overfill_jax.pruning.prune",
+    "train": "overfill_jax.training.train",
+    "generate": "overfill_jax.inference.generate",
+    "chat": "overfill_jax.inference.chat",
+    "evaluate": "overfill_jax.evaluation.evaluate",
+    "export": "overfill_jax.weights.export",
+}
+
+
+def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path) -> None:
+    """Runs one stage and leaves its resolved config in `workdir/configs/`.
+
+    Args:
+      stage: a name of `STAGES`.
+      config: as `configs/default.py` makes it, with what the run changes.
+      workdir: the folder that the stages of a run meet in.
+
+    Raises:
+      InputError: unknown stage, unwritable workdir, or what the stage itself refuses.
+    """
+    if stage not in STAGES:
+        near = difflib.get_close_matches(stage, STAGES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise InputError(f"unknown stage {stage!r}{hint} Expected one of {', '.join(STAGES)}")
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be made a workdir ({error.strerror})") from error
+    if not os.access(workdir, os.W_OK):
+        raise InputError(f"{workdir}: not writable, expected a workdir")
+    files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
+    importlib.import_module(STAGES[stage]).run(config, workdir)
