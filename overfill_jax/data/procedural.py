@@ -30,7 +30,8 @@ PEOPLE = ("Ann", "Bob", "Cid", "Dan", "Eva", "Fay", "Gus", "Hal")
 COLOURS = ("red", "blue", "grey", "pink", "gold", "tan", "lime", "jet")
 THINGS = ("bag", "cup", "fan", "hat", "jar", "key", "map", "net", "pen", "rug")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-VARIABLES = ("a", "b", "c", "d")
+VARIABLES = ("a", "b", "c", "d", "e", "f", "g", "h")
+GAINS, LOSSES = ("gets", "wins"), ("loses", "gives")
 
 NOUNS = {"man": "oro", "cat": "mir", "dog": "vek", "bird": "pilu", "fox": "zan", "cow": "hund"}
 VERBS = {"sees": "tova", "likes": "kesa", "finds": "runa", "eats": "mava", "hears": "siva"}
@@ -62,19 +63,18 @@ def recall(rng: np.random.Generator) -> tuple[str, str]:
 def arithmetic(rng: np.random.Generator) -> tuple[str, str]:
     """Two people win and lose things in turn; the count of one is worked out step by step."""
     asked, other = _pick(rng, PEOPLE, 2)
-    count = {person: int(rng.integers(2, 10)) for person in (asked, other)}
-    story = [f"{person} has {NUMBERS[count[person]]}" for person in _pick(rng, (asked, other), 2)]
-    own, foreign = rng.integers(1, 3), rng.integers(0, 2)
+    count = {person: int(rng.integers(1, 10)) for person in (asked, other)}
+    story = [f"{person} has {count[person]}" for person in _pick(rng, (asked, other), 2)]
+    own, foreign = rng.integers(1, 4), rng.integers(0, 3)
     steps: list[str] = []
     for person in rng.permutation([asked] * own + [other] * foreign):
-        change = int(rng.integers(1, 10))
         before = count[person]
-        gains = before <= change or (before + change < 20 and rng.random() < 0.5)
-        verb = rng.choice(("gets", "wins") if gains else ("loses", "gives"))
-        count[person] += change if gains else -change
-        story.append(f"{person} {verb} {NUMBERS[change]}")
+        after = int(rng.choice([n for n in range(10) if n != before]))
+        change, gains = abs(after - before), after > before
+        count[person] = after
+        story.append(f"{person} {rng.choice(GAINS if gains else LOSSES)} {change}")
         if person == asked:
-            steps.append(f"{before}{'+' if gains else '-'}{change}={count[person]}")
+            steps.append(f"{before}{'+' if gains else '-'}{change}={after}")
     return f"how many has {asked}? {', '.join(story)}.", f"{' '.join(steps)} so {count[asked]}"
 
 
@@ -106,22 +106,19 @@ def editing(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def tracing(rng: np.random.Generator) -> tuple[str, str]:
-    """Assignments of digits and of other variables; up to three of them are asked for."""
+    """Assignments of digits and of earlier variables, traced line by line to what is printed."""
     values: dict[str, int] = {}
-    program = []
-    for _ in range(rng.integers(2, 6)):
-        name = str(rng.choice(VARIABLES))
-        others = [variable for variable in values if variable != name]
-        if others and rng.random() < 0.5:
-            source = str(rng.choice(others))
-            values[name] = values[source]
-        else:
-            source = str(rng.integers(10))
-            values[name] = int(source)
+    program, trace = [], []
+    for name in _pick(rng, VARIABLES, rng.integers(3, 7)):
+        source = str(rng.integers(10))
+        if values and rng.random() < 0.5:
+            source = str(rng.choice(tuple(values)))
+        values[name] = values[source] if source in values else int(source)
         program.append(f"{name}={source};")
-    asked = _pick(rng, tuple(values), min(len(values), 3))
-    answer = ",".join(f"{name}={values[name]}" for name in asked)
-    return f"run:{''.join(program)}{','.join(asked)}?", answer
+        trace.append(f"{name}={values[name]};")
+    printed = _pick(rng, tuple(values), 2)
+    answer = ",".join(str(values[name]) for name in printed)
+    return f"run: {''.join(program)} print {','.join(printed)}", f"{''.join(trace)} {answer}"
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
