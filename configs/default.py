@@ -1,7 +1,7 @@
 """Every key of every stage, with its default: the recipe of the paper where the paper gives one.
 
 A stage reads its own section and `seed`. Override on the command line: `--config.prune.hidden=0.3`.
-Paths are relative to the working directory, unless they name a folder of the workdir.
+Paths are relative to the current folder; `{workdir}` in them stands for the workdir.
 """
 
 import ml_collections

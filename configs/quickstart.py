@@ -1,18 +1,40 @@
-"""The main job: procedural tasks, a tiny full model, and everything a user does with a real one."""
+"""The main job: procedural tasks, a tiny full model, and every stage of a real run."""
 
 from configs import default
 
 
 def get_config():
     config = default.get_config()
-    config.data.train_rows = 6000
-    config.data.validation_rows = 60
+    config.data.train_rows = 4000
+    config.data.validation_rows = 40
     config.data.test_rows = 60
     config.convert.source = "launch/quickstart_model"
     config.convert.dtype = "float32"
     config.text.max_prompt_tokens = 96
     config.text.max_total_tokens = 160
-    config.calibrate.source = "runs/quickstart/data/train.jsonl"
+    config.calibrate.source = "{workdir}/data/train.jsonl"
     config.calibrate.longest = False
     config.calibrate.batch_size = 64
+    config.prune.hidden = 64
+    config.prune.intermediate = 120
+    config.train.source = "{workdir}/data/train.jsonl"
+    config.train.validation = "{workdir}/data/validation.jsonl"
+    config.train.batch_size = 32
+    config.train.steps = 600
+    config.train.learning_rate = 2e-3
+    config.train.beta2 = 0.98
+    config.train.weight_decay = 0.1
+    config.train.kl_weight = 1.0
+    config.train.dtype = "float32"
+    config.train.remat = "none"
+    config.train.log_every = 50
+    config.train.validate_every = 200
+    config.train.checkpoint_every = 200
+    config.generate.prompts = "{workdir}/data/test.jsonl"
+    config.generate.max_new_tokens = 64
+    config.generate.dtype = "float32"
+    config.evaluate.source = "{workdir}/data/test.jsonl"
+    config.evaluate.batch_size = 150
+    config.evaluate.max_new_tokens = 64
+    config.export.allow_illegal_widths = False
     return config

@@ -31,7 +31,8 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
 
     Args:
       stage: a name of `STAGES`.
-      config: as `configs/default.py` makes it, with what the run changes.
+      config: as `configs/default.py` makes it, with what the run changes; `{workdir}` in a
+        setting stands for the workdir.
       workdir: the folder that the stages of a run meet in.
 
     Raises:
@@ -48,5 +49,17 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"{workdir}: cannot be made a workdir ({error.strerror})") from error
     if not os.access(workdir, os.W_OK):
         raise InputError(f"{workdir}: not writable, expected a workdir")
+    config = _resolved(config, workdir)
     files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
     importlib.import_module(STAGES[stage]).run(config, workdir)
+
+
+def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
+    """A copy in which `{workdir}` is replaced in every string."""
+    config = config.copy_and_resolve_references()
+    for section in config.values():
+        if isinstance(section, ml_collections.ConfigDict):
+            for key, value in section.items():
+                if isinstance(value, str):
+                    section[key] = value.replace("{workdir}", str(workdir))
+    return config

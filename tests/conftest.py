@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+import jax
 import jaxtyping
 import pytest
 
+# Nearly all the time of these tests goes into compiling programs that run for milliseconds.
+jax.config.update("jax_disable_most_optimizations", True)
 jaxtyping.install_import_hook("overfill_jax", "beartype.beartype")
 
 REPOSITORY = Path(__file__).parent.parent

@@ -29,7 +29,6 @@ Row = dict[str, str]  # "prompt", "response", "family": a line of instruction da
 PEOPLE = ("Ann", "Bob", "Cid", "Dan", "Eva", "Fay", "Gus", "Hal")
 COLOURS = ("red", "blue", "grey", "pink", "gold", "tan", "lime", "jet")
 THINGS = ("bag", "cup", "fan", "hat", "jar", "key", "map", "net", "pen", "rug")
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VARIABLES = ("a", "b", "c", "d", "e", "f", "g", "h")
 GAINS, LOSSES = ("gets", "wins"), ("loses", "gives")
 

@@ -69,14 +69,15 @@ def check_choices(c: ml_collections.ConfigDict) -> None:
     for key, known in choices.items():
         if c[key] not in known:
             raise InputError(f"train.{key}: found {c[key]!r}, expected one of {known}")
+    at_least_one = ("batch_size", "accumulation", "validation_rows", "keep_last")
+    for key in (*at_least_one, "log_every", "validate_every", "checkpoint_every"):
+        if c[key] < 1:
+            raise InputError(f"train.{key}: found {c[key]}, expected at least 1")
     if c.batch_size % c.accumulation:
         raise InputError(
             f"train.accumulation: found {c.accumulation}, expected a divisor of the batch of "
             f"{c.batch_size} rows"
         )
-    for key in ("batch_size", "accumulation", "log_every", "validate_every", "checkpoint_every"):
-        if c[key] < 1:
-            raise InputError(f"train.{key}: found {c[key]}, expected at least 1")
     if c.cross_entropy_weight <= 0 and c.kl_weight <= 0:
         raise InputError("train: cross_entropy_weight and kl_weight are both 0; nothing to learn")
 

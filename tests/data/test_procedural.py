@@ -35,16 +35,16 @@ def test_arithmetic_steps_follow_the_story(splits):
     signs = {"has": 1, "gets": 1, "wins": 1, "loses": -1, "gives": -1}
     for prompt, response in responses(splits, "arithmetic"):
         asked = re.match(r"how many has (\w+)\?", prompt)[1]
-        changes = re.findall(rf"{asked} ({'|'.join(signs)}) (\w+)", prompt)
-        numbers = [signs[verb] * procedural.NUMBERS.index(number) for verb, number in changes]
+        changes = re.findall(rf"{asked} ({'|'.join(signs)}) (\d)", prompt)
+        numbers = [signs[verb] * int(number) for verb, number in changes]
         *steps, total = re.split(r" so | ", response)
         assert len(steps) == len(numbers) - 1
         for count, step in enumerate(steps, start=1):
-            before, change, after = re.fullmatch(r"(\d+)([+-]\d)=(\d+)", step).groups()
+            before, change, after = re.fullmatch(r"(\d)([+-]\d)=(\d)", step).groups()
             assert int(before) == sum(numbers[:count])
             assert int(change) == numbers[count]
             assert int(after) == sum(numbers[: count + 1])
-        assert 0 < int(total) == sum(numbers) < 20
+        assert 0 <= int(total) == sum(numbers) < 10
 
 
 def test_translation_reorders_and_is_reversible(splits):
@@ -80,10 +80,12 @@ def test_editing_obeys_its_instruction(splits):
 
 def test_tracing_agrees_with_python(splits):
     for prompt, response in responses(splits, "tracing"):
-        program, asked = re.fullmatch(r"run:(.*;)([a-d,]+)\?", prompt).groups()
+        program, printed = re.fullmatch(r"run: (.*;) print ([a-h],[a-h])", prompt).groups()
         values = {}
         exec(program, {}, values)
-        assert response == ",".join(f"{name}={values[name]}" for name in asked.split(","))
+        *trace, output = response.split(" ")
+        assert "".join(trace) == "".join(f"{name}={value};" for name, value in values.items())
+        assert output == ",".join(str(values[name]) for name in printed.split(","))
 
 
 def test_splits_share_no_prompt_whatever_the_seed(splits):

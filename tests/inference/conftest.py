@@ -1,19 +1,10 @@
 """Tiny models with random weights, and tokenizers that need no files."""
 
-import jax
 import pytest
 
 from overfill_jax.model.transformer import Model
 from tests.builders import CONFIG
 from tests.inference.doubles import Spelled, random_model
-
-
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation():
-    """Here nearly all time goes into compiling loops that then run for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,43 @@
+"""GSM8K (grade-school maths, worked answers) with a small full model trained from scratch on it.
+
+Put `train.jsonl` and `test.jsonl` (columns `question` and `answer`) and the Llama 2 tokenizer
+`llama2.model` into `runs/gsm8k/data`, or override the paths.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.init.config = "configs/gsm8k_model.json"
+    config.init.tokenizer = "{workdir}/data/llama2.model"
+    config.convert.source = "{workdir}/full_hf"
+    config.convert.dtype = "float32"
+    config.text.prompt_column = "question"
+    config.text.response_column = "answer"
+    config.text.max_prompt_tokens = 256
+    config.text.max_total_tokens = 512
+    config.calibrate.source = "{workdir}/data/train.jsonl"
+    config.calibrate.samples = 256
+    config.calibrate.batch_size = 16
+    config.prune.hidden = 0.5
+    config.prune.intermediate = 0.5
+    config.prune.multiple_of = 64
+    config.train.source = "{workdir}/data/train.jsonl"
+    config.train.validation_rows = 128
+    config.train.batch_size = 16
+    config.train.epochs = 1
+    config.train.learning_rate = 1e-3
+    config.train.beta2 = 0.98
+    config.train.weight_decay = 0.1
+    config.train.kl_weight = 1.0
+    config.train.dtype = "float32"
+    config.train.remat = "none"
+    config.generate.prompts = "{workdir}/data/test.jsonl"
+    config.generate.dtype = "float32"
+    config.evaluate.source = "{workdir}/data/test.jsonl"
+    config.evaluate.rows = 64
+    config.evaluate.match = "number"
+    config.evaluate.batch_size = 16
+    config.evaluate.max_new_tokens = 192
+    return config

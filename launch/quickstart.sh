@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# The main job: the paper from end to end on tasks of its own making, in minutes and without a GPU.
+#
+#   bash launch/quickstart.sh [--from-scratch] [--seed=N]
+#
+# --from-scratch first trains the tiny full model that otherwise comes with the repository.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seed=0
+from_scratch=false
+for argument in "$@"; do
+  case "$argument" in
+    --seed=*) seed="${argument#*=}" ;;
+    --from-scratch) from_scratch=true ;;
+    *)
+      echo "error: unknown argument '$argument'; expected --from-scratch or --seed=N" >&2
+      exit 2
+      ;;
+  esac
+done
+
+source launch/environment.sh
+
+# stage CONFIG WORKDIR STAGE [OVERRIDES]
+stage() {
+  echo
+  echo "== ${*:3}"
+  .venv/bin/python -m overfill_jax.main "$3" --config="configs/$1.py" --workdir="$2" "${@:4}"
+}
+
+# Every run has a folder of its own: what an earlier one left is moved aside, not overwritten.
+fresh() {
+  if [[ -e "$1" ]]; then
+    mv "$1" "$1.$(date +%Y%m%d-%H%M%S)"
+  fi
+}
+
+# Trains the full model in two phases, for the lookup that recall needs forms late and suddenly
+# where it is trained among other tasks from the start.
+pretrain() {
+  local workdir="$1"
+  stage quickstart_pretraining "$workdir" data
+  grep '"family": "recall"' "$workdir/data/train.jsonl" > "$workdir/data/recall.jsonl"
+  stage quickstart_pretraining "$workdir" init
+  stage quickstart_pretraining "$workdir" train --config.train.source="{workdir}/data/recall.jsonl" \
+    --config.train.steps=800 --config.train.batch_size=64 --config.train.final_learning_rate=0.5
+  next_phase "$workdir" recall
+  stage quickstart_pretraining "$workdir" train
+  next_phase "$workdir" all
+  stage quickstart_pretraining "$workdir" evaluate
+  stage quickstart_pretraining "$workdir" export
+}
+
+# Makes what was trained the full model of what follows, and keeps the phase's metrics as $2.
+next_phase() {
+  rm -r "$1/full" "$1/checkpoints"
+  mv "$1/baselines/full_tuned" "$1/full"
+  mv "$1/metrics" "$1/metrics_$2"
+}
+
+workdir="runs/quickstart"
+model="launch/quickstart_model"
+fresh "$workdir"
+if [[ "$from_scratch" == true ]]; then
+  fresh "$workdir.pretraining"
+  pretrain "$workdir.pretraining"
+  model="$workdir.pretraining/hf"
+fi
+
+run() {
+  stage quickstart "$workdir" "$1" --config.seed="$seed" "${@:2}"
+}
+run data
+run convert --config.convert.source="$model"
+run calibrate
+run prune
+run train
+run train --config.train.method=pruned
+run train --config.train.method=scratch
+run export
+grep --max-count=5 . "$workdir/data/test.jsonl" > "$workdir/questions.jsonl"
+run generate --config.generate.prompts="{workdir}/questions.jsonl"
+run evaluate

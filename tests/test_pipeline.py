@@ -1,0 +1,253 @@
+"""All stages in a row on a tiny model, and what a broken or repeated run does."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from overfill_jax.errors import InputError
+from overfill_jax.stages import run_stage
+from overfill_jax.weights.folders import load_model
+
+SHAPE = {
+    "model_type": "llama",
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "eos_token_id": 2,
+}
+STEPS = 6
+
+
+def make_config(workdir):
+    config = default.get_config()
+    config.data.train_rows, config.data.validation_rows, config.data.test_rows = 30, 2, 2
+    config.data.vocab_size = 256
+    config.init.config = str(workdir / "shape.json")
+    config.init.tokenizer = str(workdir / "tokenizer")
+    config.calibrate.source = str(workdir / "data/train.jsonl")
+    config.calibrate.samples, config.calibrate.length = 20, 48
+    config.prune.hidden, config.prune.intermediate = 0.5, 0.5
+    config.train.source = str(workdir / "data/train.jsonl")
+    config.train.validation = str(workdir / "data/validation.jsonl")
+    config.train.batch_size, config.train.steps = 8, STEPS
+    config.train.learning_rate = 1e-2
+    config.train.dtype, config.train.remat = "float32", "none"
+    config.train.log_every = 1
+    config.train.validate_every, config.train.checkpoint_every = 4, 2
+    config.generate.prompts = str(workdir / "data/test.jsonl")
+    config.generate.output = str(workdir / "answers.jsonl")
+    config.generate.max_new_tokens, config.generate.dtype = 8, "float32"
+    config.evaluate.source = str(workdir / "data/test.jsonl")
+    config.evaluate.max_new_tokens = 8
+    config.export.allow_illegal_widths = True
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir after every stage from data to the trained decoder."""
+    workdir = tmp_path_factory.mktemp("run")
+    (workdir / "shape.json").write_text(json.dumps(SHAPE))
+    config = make_config(workdir)
+    for stage in ("data", "init", "calibrate", "prune", "train"):
+        run_stage(stage, config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """That workdir again, to be harmed."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def metrics_of(workdir, run="two_stage"):
+    lines = (workdir / "metrics" / run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses_of(workdir, run="two_stage"):
+    return {row["step"]: row["loss"] for row in metrics_of(workdir, run) if "loss" in row}
+
+
+def test_training_leaves_metrics_curves_and_the_best_state(trained):
+    rows = metrics_of(trained)
+    losses = losses_of(trained)
+    assert list(losses) == list(range(1, STEPS + 1))
+    assert losses[STEPS] < losses[1]
+    validated = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+    assert set(validated) == {4, STEPS}
+    for name in ("curves.png", "tensorboard"):
+        assert (trained / "metrics/two_stage" / name).exists()
+    before, after = load_model(trained / "pruned"), load_model(trained / "decoder")
+    assert before.config == after.config
+    assert any(
+        np.any(np.asarray(a) != np.asarray(b))
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    )
+
+
+def test_answers_evaluation_and_export(trained):
+    config = make_config(trained)
+    for stage in ("generate", "evaluate", "export"):
+        run_stage(stage, config, trained)
+    answers = (trained / "answers.jsonl").read_text().splitlines()
+    assert len(answers) == 10
+    summary = json.loads((trained / "results/two_stage.json").read_text())
+    assert (
+        summary["parameters"]
+        < json.loads((trained / "results/full.json").read_text())["parameters"]
+    )
+    assert (trained / "report/report.md").exists()
+    exported, decoder = load_model(trained / "hf"), load_model(trained / "decoder")
+    jax.tree.map(np.testing.assert_array_equal, exported.params, decoder.params)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):
+    """The last checkpoint before step 4 is that of step 2; its successors are lost."""
+    reference = losses_of(copy)
+    for step in (4, STEPS):
+        shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
+    shutil.rmtree(copy / "decoder")
+    best = load_model(copy / "pruned")
+    run_stage("train", make_config(copy), copy)
+    assert losses_of(copy) == reference
+    assert load_model(copy / "decoder").config == best.config
+
+
+def test_a_finished_run_is_not_trained_again(copy):
+    before = (copy / "metrics/two_stage/metrics.jsonl").read_bytes()
+    shutil.rmtree(copy / "decoder")
+    run_stage("train", make_config(copy), copy)
+    assert (copy / "metrics/two_stage/metrics.jsonl").read_bytes() == before
+    assert (copy / "decoder/config.json").exists()
+
+
+def test_a_run_with_other_settings_is_not_continued(copy):
+    config = make_config(copy)
+    config.train.learning_rate = 1e-3
+    with pytest.raises(InputError, match=r"train\.learning_rate was 0\.01, is 0\.001"):
+        run_stage("train", config, copy)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
+    shutil.rmtree(copy / "checkpoints")
+    shutil.rmtree(copy / "decoder")
+    config = make_config(copy)
+    config.train.learning_rate, config.train.clip_norm = 1e30, 1e30
+    config.train.checkpoint_every = 1
+    with pytest.raises(InputError, match=r"training stopped at step \d: \w+ is (nan|inf)"):
+        run_stage("train", config, copy)
+    kept = [path.name for path in (copy / "checkpoints/two_stage").iterdir()]
+    assert "1" in kept
+    assert not (copy / "decoder").exists()
+
+
+@pytest.mark.parametrize("method", ["pruned", "scratch", "full"])
+def test_baselines_take_the_same_path(copy, method):
+    config = make_config(copy)
+    config.train.method, config.train.steps, config.train.accumulation = method, 2, 2
+    config.train.cutoff = True
+    run_stage("train", config, copy)
+    folder = {"pruned": "pruned_tuned", "scratch": "scratch", "full": "full_tuned"}[method]
+    load_model(copy / "baselines" / folder)
+
+
+def test_joint_training_saves_both_models(copy):
+    config = make_config(copy)
+    config.train.freeze, config.train.steps = "none", 2
+    config.train.kl_weight, config.train.first_token = 0.5, "decoder"
+    run_stage("train", config, copy)
+    load_model(copy / "joint/full")
+    load_model(copy / "joint/decoder")
+
+
+def test_pruning_again_needs_no_new_pass_and_takes_given_indices(copy):
+    config = make_config(copy)
+    config.prune.hidden = 20
+    run_stage("prune", config, copy)
+    assert load_model(copy / "pruned").config.hidden_size == 20
+    (copy / "importance.npz").unlink()
+    shutil.move(copy / "kept.npz", copy / "given.npz")
+    config.prune.indices = str(copy / "given.npz")
+    run_stage("prune", config, copy)
+    ours, given = np.load(copy / "kept.npz"), np.load(copy / "given.npz")
+    np.testing.assert_array_equal(ours["intermediate"], given["intermediate"])
+    report = json.loads((copy / "results/prune.json").read_text())
+    assert report["loss_on_calibration_text"]["pruned"] > 0
+
+
+@pytest.mark.parametrize("positions", ["all", "answer"])
+def test_calibration_reads_text_files_and_answers(copy, positions):
+    config = make_config(copy)
+    config.calibrate.positions = positions
+    (copy / "some.txt").write_text("Ann has 3.\n\nBob has 4 and wins 5.\n")
+    if positions == "answer":
+        run_stage("calibrate", config, copy)
+        counted = np.load(copy / "calibration.npz")
+        assert counted["starts"].min() > 0
+        config.calibrate.source = str(copy / "some.txt")
+        with pytest.raises(InputError, match="plain text and has no answers"):
+            run_stage("calibrate", config, copy)
+    else:
+        config.calibrate.source = str(copy / "some.txt")
+        run_stage("calibrate", config, copy)
+        assert np.load(copy / "calibration.npz")["tokens"].shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stage", "message"),
+    [
+        ("prune.hidden", -0.5, "prune", r"prune\.hidden: found ratio -0.5"),
+        ("prune.intermediate", 64.0, "prune", r"prune\.intermediate: found width 64"),
+        ("calibrate.statistic", "max", "calibrate", r"calibrate\.statistic: found 'max'"),
+        ("calibrate.positions", "odd", "calibrate", r"calibrate\.positions: found 'odd'"),
+        ("calibrate.source", "nowhere.txt", "calibrate", r"nowhere\.txt"),
+        ("train.source", "nowhere.jsonl", "train", r"nowhere\.jsonl"),
+        ("train.accumulation", 3, "train", r"train\.accumulation: found 3, expected a divisor"),
+        ("train.remat", "some", "train", r"train\.remat: found 'some'"),
+        ("train.validation_rows", 0, "train", r"train\.validation_rows: found 0"),
+        ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
+        ("init.tokenizer", "", "init", r"init\.tokenizer: found ''"),
+    ],
+)
+def test_settings_that_do_not_work_are_refused(copy, key, value, stage, message):
+    config = make_config(copy)
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(InputError, match=message):
+        run_stage(stage, config, copy)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
+    small = {**SHAPE, "vocab_size": 200}
+    (copy / "shape.json").write_text(json.dumps(small))
+    run_stage("init", make_config(copy), copy)
+    with pytest.raises(InputError, match=r"256.*200|200.*256"):
+        run_stage("calibrate", make_config(copy), copy)
+
+
+def test_a_half_written_model_is_refused(copy):
+    shutil.rmtree(copy / "full/params")
+    with pytest.raises(InputError, match="full"):
+        run_stage("calibrate", make_config(copy), copy)
+
+
+def test_another_full_model_makes_the_importance_stale(copy):
+    config = make_config(copy)
+    config.seed = 5
+    run_stage("init", config, copy)
+    with pytest.raises(InputError, match="importance of another model: fingerprint"):
+        run_stage("prune", make_config(copy), copy)
