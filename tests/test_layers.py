@@ -1,6 +1,7 @@
 """The house stays as it was drawn: imports point down the list, and stages never meet."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ PACKAGE = REPOSITORY / "overfill_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Modules of the package that a file imports anywhere in it, as dotted names."""
     found = set()

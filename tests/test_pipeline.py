@@ -47,6 +47,7 @@ def make_config(workdir):
     config.train.dtype, config.train.remat = "float32", "none"
     config.train.log_every = 1
     config.train.validate_every, config.train.checkpoint_every = 4, 2
+    config.train.keep_last = 3
     config.generate.prompts = str(workdir / "data/test.jsonl")
     config.generate.output = str(workdir / "answers.jsonl")
     config.generate.max_new_tokens, config.generate.dtype = 8, "float32"
@@ -116,15 +117,16 @@ def test_answers_evaluation_and_export(trained):
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):
-    """The last checkpoint before step 4 is that of step 2; its successors are lost."""
-    reference = losses_of(copy)
+    """What came after the checkpoint of step 2 is lost, and comes out the same again."""
+    reference, decoder = losses_of(copy), load_model(copy / "decoder")
     for step in (4, STEPS):
         shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
     shutil.rmtree(copy / "decoder")
-    best = load_model(copy / "pruned")
+    assert [path.name for path in (copy / "checkpoints/two_stage").glob("[0-9]*")] == ["2"]
     run_stage("train", make_config(copy), copy)
     assert losses_of(copy) == reference
-    assert load_model(copy / "decoder").config == best.config
+    again = load_model(copy / "decoder")
+    jax.tree.map(np.testing.assert_array_equal, again.params, decoder.params)
 
 
 def test_a_finished_run_is_not_trained_again(copy):
@@ -235,7 +237,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
     small = {**SHAPE, "vocab_size": 200}
     (copy / "shape.json").write_text(json.dumps(small))
     run_stage("init", make_config(copy), copy)
-    with pytest.raises(InputError, match=r"256.*200|200.*256"):
+    with pytest.raises(InputError, match="ids up to 255, but the embedding has only 200 rows"):
         run_stage("calibrate", make_config(copy), copy)
 
 

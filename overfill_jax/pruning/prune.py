@@ -83,16 +83,16 @@ def format_report(report: dict) -> list[str]:
     full, pruned = report["full"], report["pruned"]
     rows = [("part", "full", "pruned", "kept")]
 
-    def row(name: str, before: float, after: float, form: str) -> None:
+    def row(name: str, before: int, after: int) -> None:
         share = f"{after / before:.1%}" if before else "-"
-        rows.append((name, format(before, form), format(after, form), share))
+        rows.append((name, f"{before:,}", f"{after:,}", share))
 
     for name in ("hidden_size", "intermediate_size"):
-        row(name, full[name], pruned[name], ",d")
+        row(name, full[name], pruned[name])
     for part, before in full["parameters"].items():
-        row(f"parameters, {part}", before, pruned["parameters"][part], ",d")
+        row(f"parameters, {part}", before, pruned["parameters"][part])
     name = "decode_bytes_per_token"
-    row("decode bytes per token", full[name], pruned[name], ",d")
+    row("decode bytes per token", full[name], pruned[name])
     lines = [f"{a:24} {b:>16} {c:>16} {d:>8}" for a, b, c, d in rows]
     losses = report["loss_on_calibration_text"]
     if losses:

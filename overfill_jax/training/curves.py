@@ -29,7 +29,7 @@ def plot_curves(folder: Path, title: str) -> None:
     plt.close(figure)
 
 
-def _line(axes, rows: list[dict[str, float]], name: str, label: str, **style) -> None:
+def _line(axes, rows: list[dict[str, float | int]], name: str, label: str, **style) -> None:
     points = [(row["step"], row[name]) for row in rows if name in row]
     if points:
         axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, markersize=3, **style)

@@ -50,7 +50,7 @@ class MetricsWriter:
         return f"{rate:.3g} steps/s, {_duration((self._steps - step) / rate)} left"
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
+def read_metrics(folder: Path) -> list[dict[str, float | int]]:
     """The rows of a run's `metrics.jsonl`; none where it has not started.
 
     Raises:

@@ -1,6 +1,7 @@
 """The train stage: full/, pruned/ and instruction data into decoder/ or one of the baselines."""
 
 import dataclasses
+import zlib
 from pathlib import Path
 
 import jax
@@ -42,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "training %s on %d rows: %d steps of %d", method.name, len(examples), steps, c.batch_size
     )
     with Checkpoints(workdir / "checkpoints" / method.name, c.keep_last) as checkpoints:
-        settings = run_settings(config, models, steps)
+        settings = run_settings(config, models, steps, [*examples, *held_out])
         check_same_run(metrics / "run.json", settings, checkpoints.latest)
         state = resume(checkpoints, state)
         writer = MetricsWriter(metrics, steps, int(state.step))
@@ -146,15 +147,26 @@ def make_setup(
 
 
 def run_settings(
-    config: ml_collections.ConfigDict, models: dict[str, Model], steps: int
+    config: ml_collections.ConfigDict,
+    models: dict[str, Model],
+    steps: int,
+    examples: list[Example],
 ) -> dict[str, object]:
     """All that decides what the run learns, flat and as JSON knows it."""
-    # How often to look or save does not change what is learnt.
-    free = ("log_every", "validate_every", "checkpoint_every", "keep_last")
+    # How often to look or save does not change what is learnt; of data the content counts.
+    free = ("log_every", "validate_every", "checkpoint_every", "keep_last", "source", "validation")
     train = {f"train.{k}": v for k, v in config.train.items() if k not in free}
-    text = {f"text.{k}": v for k, v in config.text.items()}
     weights = {f"fingerprint of {name}": fingerprint(m) for name, m in models.items()}
-    return {"seed": config.seed, "steps in all": steps, **train, **text, **weights}
+    data = 0
+    for example in examples:
+        data = zlib.crc32(example.answer.tobytes(), zlib.crc32(example.prompt.tobytes(), data))
+    return {
+        "seed": config.seed,
+        "steps in all": steps,
+        "checksum of data": data,
+        **train,
+        **weights,
+    }
 
 
 def check_same_run(path: Path, settings: dict[str, object], latest: int | None) -> None:

@@ -168,26 +168,24 @@ def test_accumulation_does_not_change_the_step(full, decoder):
     models, method = {"full": full, "decoder": decoder}, METHODS["two_stage"]
     trained, frozen = split(models, method)
     results = []
-    for accumulation in (1, 2, 4):
+    for accumulation in (1, 4):
         setup = make_setup(models, method, accumulation=accumulation)
         state = init_state(setup, trained)
         for _ in range(3):
             state, metrics = train_step(setup, state, frozen, make_batch())
         results.append((metrics["loss"], metrics["gradient_norm"]))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4)
-    np.testing.assert_allclose(results[2], results[0], rtol=1e-4)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_remat_does_not_change_the_gradients(full, decoder, remat):
+def test_remat_does_not_change_the_gradients(full, decoder):
     models, method = {"full": full, "decoder": decoder}, METHODS["pruned"]
     trained, frozen = split(models, method)
     results = []
-    for policy in ("none", remat):
+    for policy in ("none", "full", "dots"):
         setup = make_setup(models, method, remat=policy)
         _, metrics = train_step(setup, init_state(setup, trained), frozen, make_batch())
         results.append((metrics["loss"], metrics["gradient_norm"]))
-    np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
+    np.testing.assert_allclose(results[1:], results[:1] * 2, rtol=1e-5)
 
 
 def test_masters_are_float32_under_bfloat16_compute(full, decoder):
