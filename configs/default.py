@@ -11,8 +11,12 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
 
-    # data: makes the procedural tasks (only for runs that bring no data of their own).
+    # data: your JSONL files into one TFDS folder, data/, with a split for each that is given;
+    # without any, the procedural tasks as JSONL files in data/.
     config.data = data = ml_collections.ConfigDict()
+    data.train = ""
+    data.validation = ""
+    data.test = ""
     data.train_rows = 0  # rows of each family
     data.validation_rows = 0
     data.test_rows = 0

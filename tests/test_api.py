@@ -20,7 +20,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     rows = procedural.splits({"train": 60}, seed=0)["train"]
     procedural.train_tokenizer(rows, 256, folder / "tokenizer")
-    save_model(folder / "full", make_model(vocab_size=256), folder / "tokenizer")
+    save_model(folder / "full", make_model(vocab_size=256, qkv_bias=False), folder / "tokenizer")
     return overfill_jax.load(folder / "full")
 
 
@@ -128,6 +128,7 @@ def test_importance_of_another_model_is_refused(decoder, importance):
 
 
 def test_models_that_do_not_fit_are_refused(full, tmp_path):
-    save_model(tmp_path / "other", make_model(vocab_size=256, num_layers=2), full.folder)
+    other = make_model(vocab_size=256, qkv_bias=False, num_layers=2)
+    save_model(tmp_path / "other", other, full.folder)
     with pytest.raises(overfill_jax.InputError, match="num_layers is 2"):
         overfill_jax.TwoStage(full, overfill_jax.load(tmp_path / "other"))

@@ -191,6 +191,17 @@ def test_pruning_again_needs_no_new_pass_and_takes_given_indices(copy):
     assert report["loss_on_calibration_text"]["pruned"] > 0
 
 
+def test_a_tfds_folder_calibrates_as_its_files_do(copy):
+    config = make_config(copy)
+    expected = np.load(copy / "calibration.npz")["tokens"]
+    config.data.train = str(shutil.move(copy / "data/train.jsonl", copy / "own.jsonl"))
+    shutil.rmtree(copy / "data")
+    run_stage("data", config, copy)
+    config.calibrate.source = "{workdir}/data"
+    run_stage("calibrate", config, copy)
+    np.testing.assert_array_equal(np.load(copy / "calibration.npz")["tokens"], expected)
+
+
 @pytest.mark.parametrize("positions", ["all", "answer"])
 def test_calibration_reads_text_files_and_answers(copy, positions):
     config = make_config(copy)

@@ -1,4 +1,4 @@
-"""The data stage: makes the procedural tasks and their tokenizer, for runs without own data."""
+"""The data stage: JSONL files become a TFDS folder; without any, the procedural tasks are made."""
 
 from pathlib import Path
 
@@ -10,14 +10,27 @@ from overfill_jax.errors import InputError
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes `data/{train,validation,test}.jsonl` and, if asked for, `tokenizer/`."""
+    """Writes `data/`, and `tokenizer/` if the procedural tasks shall have one of their own."""
     c = config.data
+    given = {"train": c.train, "validation": c.validation, "test": c.test}
+    sources = {split: Path(source) for split, source in given.items() if source}
+    if sources:
+        # TFDS takes half a second to import, and only its folders need it.
+        from overfill_jax.data import tfds_rows
+
+        tfds_rows.build(sources, workdir / "data")
+        logging.info("saved %s: TFDS splits %s", workdir / "data", ", ".join(sources))
+    else:
+        _make_tasks(c, config.seed, workdir)
+
+
+def _make_tasks(c: ml_collections.ConfigDict, seed: int, workdir: Path) -> None:
     counts = {"test": c.test_rows, "validation": c.validation_rows, "train": c.train_rows}
     for split, count in counts.items():
         if count < 1:
             raise InputError(f"data.{split}_rows: found {count}, expected at least 1")
     folder = workdir / "data"
-    procedural.write_dataset(folder, counts, config.seed)
+    procedural.write_dataset(folder, counts, seed)
     families = ", ".join(procedural.FAMILIES)
     logging.info("saved %s: %s rows of each of %s", folder, counts, families)
     if c.vocab_size:
