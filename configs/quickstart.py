@@ -15,13 +15,13 @@ def get_config():
     config.calibrate.source = "{workdir}/data/train.jsonl"
     config.calibrate.longest = False
     config.calibrate.batch_size = 64
-    config.prune.hidden = 64
-    config.prune.intermediate = 120
+    config.prune.hidden = 32
+    config.prune.intermediate = 64
     config.train.source = "{workdir}/data/train.jsonl"
     config.train.validation = "{workdir}/data/validation.jsonl"
     config.train.batch_size = 32
     config.train.steps = 600
-    config.train.learning_rate = 2e-3
+    config.train.learning_rate = 3e-3
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.1
     config.train.kl_weight = 1.0

@@ -18,7 +18,7 @@ def get_config():
     config.train.validation = "{workdir}/data/validation.jsonl"
     config.train.validation_rows = 500
     config.train.batch_size = 32
-    config.train.steps = 7000
+    config.train.steps = 5500
     config.train.learning_rate = 1e-3
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.1

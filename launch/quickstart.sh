@@ -24,8 +24,7 @@ source launch/environment.sh
 
 # stage CONFIG WORKDIR STAGE [OVERRIDES]
 stage() {
-  echo
-  echo "== ${*:3}"
+  printf '\n== %s\n' "${*:3}"
   .venv/bin/python -m overfill_jax.main "$3" --config="configs/$1.py" --workdir="$2" "${@:4}"
 }
 
@@ -36,27 +35,16 @@ fresh() {
   fi
 }
 
-# Trains the full model in two phases, for the lookup that recall needs forms late and suddenly
-# where it is trained among other tasks from the start.
+# Trains the tiny full model from random weights and leaves it as a Hugging Face folder.
 pretrain() {
-  local workdir="$1"
-  stage quickstart_pretraining "$workdir" data
-  grep '"family": "recall"' "$workdir/data/train.jsonl" > "$workdir/data/recall.jsonl"
-  stage quickstart_pretraining "$workdir" init
-  stage quickstart_pretraining "$workdir" train --config.train.source="{workdir}/data/recall.jsonl" \
-    --config.train.steps=800 --config.train.batch_size=64 --config.train.final_learning_rate=0.5
-  next_phase "$workdir" recall
-  stage quickstart_pretraining "$workdir" train
-  next_phase "$workdir" all
-  stage quickstart_pretraining "$workdir" evaluate
-  stage quickstart_pretraining "$workdir" export
-}
-
-# Makes what was trained the full model of what follows, and keeps the phase's metrics as $2.
-next_phase() {
-  rm -r "$1/full" "$1/checkpoints"
+  for name in data init train; do
+    stage quickstart_pretraining "$1" "$name"
+  done
+  rm -r "$1/full"
   mv "$1/baselines/full_tuned" "$1/full"
-  mv "$1/metrics" "$1/metrics_$2"
+  for name in evaluate export; do
+    stage quickstart_pretraining "$1" "$name"
+  done
 }
 
 workdir="runs/quickstart"

@@ -5,7 +5,7 @@ In every family the work is to understand the prompt; the answer then only has t
 | family        | like     | prompt -> response                                                |
 |---------------|----------|-------------------------------------------------------------------|
 | `recall`      | NQ       | who has what, and some of the names -> what these have            |
-| `arithmetic`  | GSM8K    | a short story with numbers -> its steps, written out, and the sum |
+| `arithmetic`  | GSM8K    | a short story with numbers -> its steps, written out, and the end |
 | `translation` | WMT      | an English sentence -> an invented language with its own order    |
 | `editing`     | IFEval   | an instruction and a list of words -> the edited list             |
 | `tracing`     | CRUXEval | a small program of assignments -> the final values                |
@@ -29,6 +29,7 @@ Row = dict[str, str]  # "prompt", "response", "family": a line of instruction da
 PEOPLE = ("Ann", "Bob", "Cid", "Dan", "Eva", "Fay", "Gus", "Hal")
 COLOURS = ("red", "blue", "grey", "pink", "gold", "tan", "lime", "jet")
 THINGS = ("bag", "cup", "fan", "hat", "jar", "key", "map", "net", "pen", "rug")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VARIABLES = ("a", "b", "c", "d", "e", "f", "g", "h")
 GAINS, LOSSES = ("gets", "wins"), ("loses", "gives")
 
@@ -50,31 +51,25 @@ CHAT_TEMPLATE = (
 
 
 def recall(rng: np.random.Generator) -> tuple[str, str]:
-    """Who has what; up to three of the people are asked about, in another order."""
-    people = _pick(rng, PEOPLE, rng.integers(2, 6))
-    owned = {person: f"{rng.choice(COLOURS)} {rng.choice(THINGS)}" for person in people}
-    asked = _pick(rng, people, min(len(people), 3))
-    facts = ", ".join(f"{person} {thing}" for person, thing in owned.items())
-    answer = ", ".join(f"{person} {owned[person]}" for person in asked)
-    return f"who has what: {facts}. and {', '.join(asked)}?", answer
+    """Who has what, to be told again in the order of the names."""
+    people = _pick(rng, PEOPLE, rng.integers(2, 7))
+    colours, things = _pick(rng, COLOURS, len(people)), _pick(rng, THINGS, len(people))
+    facts = [" ".join(fact) for fact in zip(people, colours, things, strict=True)]
+    return f"who has what: {', '.join(facts)}. by name?", ", ".join(sorted(facts))
 
 
 def arithmetic(rng: np.random.Generator) -> tuple[str, str]:
-    """Two people win and lose things in turn; the count of one is worked out step by step."""
-    asked, other = _pick(rng, PEOPLE, 2)
-    count = {person: int(rng.integers(1, 10)) for person in (asked, other)}
-    story = [f"{person} has {count[person]}" for person in _pick(rng, (asked, other), 2)]
-    own, foreign = rng.integers(1, 4), rng.integers(0, 3)
+    """Somebody wins and loses things in turn; how many are left is worked out step by step."""
+    count = int(rng.integers(1, 10))
+    story = [f"{rng.choice(PEOPLE)} has {count}"]
     steps: list[str] = []
-    for person in rng.permutation([asked] * own + [other] * foreign):
-        before = count[person]
-        after = int(rng.choice([n for n in range(10) if n != before]))
-        change, gains = abs(after - before), after > before
-        count[person] = after
-        story.append(f"{person} {rng.choice(GAINS if gains else LOSSES)} {change}")
-        if person == asked:
-            steps.append(f"{before}{'+' if gains else '-'}{change}={after}")
-    return f"how many has {asked}? {', '.join(story)}.", f"{' '.join(steps)} so {count[asked]}"
+    for _ in range(rng.integers(2, 6)):
+        after = int(rng.choice([n for n in range(10) if n != count]))
+        change, gains = abs(after - count), after > count
+        story.append(f"{rng.choice(GAINS if gains else LOSSES)} {change}")
+        steps.append(f"{count}{'+' if gains else '-'}{change}={after}")
+        count = after
+    return f"how many are left: {', '.join(story)}.", f"{' '.join(steps)} so {count}"
 
 
 def translation(rng: np.random.Generator) -> tuple[str, str]:
@@ -105,19 +100,19 @@ def editing(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def tracing(rng: np.random.Generator) -> tuple[str, str]:
-    """Assignments of digits and of earlier variables, traced line by line to what is printed."""
-    values: dict[str, int] = {}
+    """Variables are set to numbers and to earlier variables; every line is traced to its value."""
+    values: dict[str, str] = {}
     program, trace = [], []
     for name in _pick(rng, VARIABLES, rng.integers(3, 7)):
-        source = str(rng.integers(10))
         if values and rng.random() < 0.5:
             source = str(rng.choice(tuple(values)))
-        values[name] = values[source] if source in values else int(source)
-        program.append(f"{name}={source};")
-        trace.append(f"{name}={values[name]};")
-    printed = _pick(rng, tuple(values), 2)
-    answer = ",".join(str(values[name]) for name in printed)
-    return f"run: {''.join(program)} print {','.join(printed)}", f"{''.join(trace)} {answer}"
+            values[name] = values[source]
+            trace.append(f"{name} {source} {values[name]}")
+        else:
+            source = values[name] = str(rng.choice(NUMBERS))
+            trace.append(f"{name} {source}")
+        program.append(f"set {name} {source}")
+    return f"run: {', '.join(program)}.", ", ".join(trace)
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {

@@ -24,18 +24,17 @@ def responses(splits, family):
     ]
 
 
-def test_recall_answers_with_the_facts(splits):
+def test_recall_tells_the_facts_by_name(splits):
     for prompt, response in responses(splits, "recall"):
-        facts, names = re.fullmatch(r"who has what: (.*)\. and (.*)\?", prompt).groups()
-        owned = dict(fact.split(" ", 1) for fact in facts.split(", "))
-        assert response == ", ".join(f"{name} {owned[name]}" for name in names.split(", "))
+        facts = re.fullmatch(r"who has what: (.*)\. by name\?", prompt)[1].split(", ")
+        assert response.split(", ") == sorted(facts)
+        assert len({fact.split()[0] for fact in facts}) == len(facts) >= 2
 
 
 def test_arithmetic_steps_follow_the_story(splits):
     signs = {"has": 1, "gets": 1, "wins": 1, "loses": -1, "gives": -1}
     for prompt, response in responses(splits, "arithmetic"):
-        asked = re.match(r"how many has (\w+)\?", prompt)[1]
-        changes = re.findall(rf"{asked} ({'|'.join(signs)}) (\d)", prompt)
+        changes = re.findall(rf"({'|'.join(signs)}) (\d)", prompt)
         numbers = [signs[verb] * int(number) for verb, number in changes]
         *steps, total = re.split(r" so | ", response)
         assert len(steps) == len(numbers) - 1
@@ -78,14 +77,16 @@ def test_editing_obeys_its_instruction(splits):
     assert kinds == {"sort", "reverse", "drop", "swap"}
 
 
-def test_tracing_agrees_with_python(splits):
+def test_tracing_sets_what_the_lines_say(splits):
     for prompt, response in responses(splits, "tracing"):
-        program, printed = re.fullmatch(r"run: (.*;) print ([a-h],[a-h])", prompt).groups()
+        lines = re.fullmatch(r"run: (.*)\.", prompt)[1].split(", ")
         values = {}
-        exec(program, {}, values)
-        *trace, output = response.split(" ")
-        assert "".join(trace) == "".join(f"{name}={value};" for name, value in values.items())
-        assert output == ",".join(str(values[name]) for name in printed.split(","))
+        for line, step in zip(lines, response.split(", "), strict=True):
+            _, name, source = line.split()
+            values[name] = values.get(source, source)
+            assert step.split()[:2] == [name, source]
+            assert step.split()[-1] == values[name]
+            assert values[name] in procedural.NUMBERS
 
 
 def test_splits_share_no_prompt_whatever_the_seed(splits):
