@@ -5,7 +5,9 @@ status 2; `--traceback` shows where it was found.
 """
 
 import logging as standard_logging
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from ml_collections import config_flags
 from overfill_jax.errors import InputError
 from overfill_jax.stages import STAGES, run_stage
 
+# `ru_maxrss` counts bytes on macOS and KiB elsewhere.
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs one stage; bad input becomes one line on stderr and exit status 2."""
@@ -23,7 +28,11 @@ def main(argv: Sequence[str]) -> None:
     try:
         if len(argv) != 2:
             raise InputError(f"found {argv[1:]}, expected one stage of {', '.join(STAGES)}")
+        began = time.monotonic()
         run_stage(argv[1], config, flags.FLAGS.workdir)
+        gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 2**30
+        seconds = time.monotonic() - began
+        logging.info("%s: %.1f s, peak memory %.2f GiB", argv[1], seconds, gibibytes)
     except InputError as error:
         if traceback:
             raise
