@@ -164,7 +164,10 @@ def test_baselines_take_the_same_path(copy, method):
     config.train.cutoff = True
     run_stage("train", config, copy)
     folder = {"pruned": "pruned_tuned", "scratch": "scratch", "full": "full_tuned"}[method]
-    load_model(copy / "baselines" / folder)
+    trained = load_model(copy / "baselines" / folder)
+    untrained = load_model(copy / ("full" if method == "full" else "pruned"))
+    assert trained.config == untrained.config
+    assert list(losses_of(copy, method)) == [1, 2]
 
 
 def test_joint_training_saves_both_models(copy):
@@ -172,8 +175,11 @@ def test_joint_training_saves_both_models(copy):
     config.train.freeze, config.train.steps = "none", 2
     config.train.kl_weight, config.train.first_token = 0.5, "decoder"
     run_stage("train", config, copy)
-    load_model(copy / "joint/full")
-    load_model(copy / "joint/decoder")
+    for name, before in (("joint/full", "full"), ("joint/decoder", "pruned")):
+        new, old = load_model(copy / name).params, load_model(copy / before).params
+        assert np.any(
+            np.asarray(new["embed"]["embedding"]) != np.asarray(old["embed"]["embedding"])
+        )
 
 
 def test_pruning_again_needs_no_new_pass_and_takes_given_indices(copy):
