@@ -17,7 +17,7 @@ def plot_curves(folder: Path, title: str) -> None:
     figure, (losses, rest) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, label in (("loss", "training"), ("validation_loss", "validation")):
         _line(losses, rows, name, label, marker="o" if name == "validation_loss" else None)
-    losses.set(xlabel="step", ylabel="loss per answer token (nats)", title=title)
+    losses.set(xlabel="step", ylabel="loss per answer token (nats)", yscale="log", title=title)
     losses.legend()
     _line(rest, rows, "gradient_norm", "gradient norm", color="tab:gray")
     rest.set(xlabel="step", ylabel="gradient norm", yscale="log")
