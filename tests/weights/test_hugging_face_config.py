@@ -173,10 +173,14 @@ def test_missing_fields_are_named(key):
         from_hugging_face(sparse, "config.json")
 
 
-def test_inert_fields_pass():
-    parse(attention_dropout=0.1, use_cache=True, torch_dtype="bfloat16", bos_token_id=1)
-    parse("qwen2", sliding_window=32768, max_window_layers=28, use_sliding_window=False)
-    parse(layer_types=["full_attention"] * 2, quantization_config=None, use_mrope=False)
+def test_inert_fields_change_nothing():
+    plain = parse()
+    noted = parse(attention_dropout=0.1, use_cache=True, torch_dtype="bfloat16", bos_token_id=1)
+    assert dataclasses.replace(noted, dtype=plain.dtype) == plain
+    window = {"sliding_window": 32768, "max_window_layers": 28, "use_sliding_window": False}
+    assert parse("qwen2", **window) == parse("qwen2")
+    full_attention = ["full_attention"] * 2
+    assert parse(layer_types=full_attention, quantization_config=None, use_mrope=False) == plain
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
