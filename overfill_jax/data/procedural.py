@@ -100,16 +100,15 @@ def editing(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def tracing(rng: np.random.Generator) -> tuple[str, str]:
-    """Variables are set to numbers and to earlier variables; every line is traced to its value."""
-    values: dict[str, str] = {}
+    """Variables are set to numbers, or to variables that were; every line is traced to its value."""
+    numbers: dict[str, str] = {}
     program, trace = [], []
     for name in _pick(rng, VARIABLES, rng.integers(3, 7)):
-        if values and rng.random() < 0.5:
-            source = str(rng.choice(tuple(values)))
-            values[name] = values[source]
-            trace.append(f"{name} {source} {values[name]}")
+        if numbers and rng.random() < 0.5:
+            source = str(rng.choice(tuple(numbers)))
+            trace.append(f"{name} {source} {numbers[source]}")
         else:
-            source = values[name] = str(rng.choice(NUMBERS))
+            source = numbers[name] = str(rng.choice(NUMBERS))
             trace.append(f"{name} {source}")
         program.append(f"set {name} {source}")
     return f"run: {', '.join(program)}.", ", ".join(trace)
