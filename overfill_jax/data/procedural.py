@@ -100,7 +100,7 @@ def editing(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def tracing(rng: np.random.Generator) -> tuple[str, str]:
-    """Variables are set to numbers, or to variables that were; every line is traced to its value."""
+    """Variables are set to numbers or to such variables; every line is traced to its value."""
     numbers: dict[str, str] = {}
     program, trace = [], []
     for name in _pick(rng, VARIABLES, rng.integers(3, 7)):
