@@ -8,12 +8,28 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
+    """Every section under the name of its stage, and the seed."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.data = _data()
+    config.init = _init()
+    config.convert = _convert()
+    config.text = _text()
+    config.calibrate = _calibrate()
+    config.prune = _prune()
+    config.train = _train()
+    config.generate = _generate()
+    config.evaluate = _evaluate()
+    config.export = _export()
+    return config.lock()
 
-    # data: your JSONL files into one TFDS folder, data/, with a split for each that is given;
-    # without any, the procedural tasks as JSONL files in data/.
-    config.data = data = ml_collections.ConfigDict()
+
+def _data() -> ml_collections.ConfigDict:
+    """Your JSONL files into one TFDS folder, `data/`, with a split for each file that is given.
+
+    Without any, the procedural tasks as JSONL files in `data/`, and a tokenizer.
+    """
+    data = ml_collections.ConfigDict()
     data.train = ""
     data.validation = ""
     data.test = ""
@@ -21,28 +37,40 @@ def get_config() -> ml_collections.ConfigDict:
     data.validation_rows = 0
     data.test_rows = 0
     data.vocab_size = 0  # pieces of the tokenizer trained on them
+    return data
 
-    # init: a full model with random weights, to be trained from scratch.
-    config.init = init = ml_collections.ConfigDict()
+
+def _init() -> ml_collections.ConfigDict:
+    """A full model with random weights, to be trained from scratch."""
+    init = ml_collections.ConfigDict()
     init.config = ""  # a config.json in the Hugging Face spelling
     init.tokenizer = ""  # folder or file that goes along with the model
     init.dtype = "float32"
+    return init
 
-    # convert: a Hugging Face folder into full/.
-    config.convert = convert = ml_collections.ConfigDict()
+
+def _convert() -> ml_collections.ConfigDict:
+    """A Hugging Face folder into `full/`."""
+    convert = ml_collections.ConfigDict()
     convert.source = ""
     convert.dtype = "bfloat16"  # of the stored weights
+    return convert
 
-    # text: how rows become tokens; shared by calibrate, train, generate and evaluate.
-    config.text = text = ml_collections.ConfigDict()
+
+def _text() -> ml_collections.ConfigDict:
+    """How rows become tokens; shared by all stages that read rows."""
+    text = ml_collections.ConfigDict()
     text.prompt_column = "prompt"  # JSONL rows without `messages`: prompt and answer under
     text.response_column = "response"  # these names
     text.turns = "last"  # the answers of a conversation: its last assistant turn, or "every" one
-    text.max_prompt_tokens = 2000
+    text.max_prompt_tokens = 2000  # of a row with an answer; longer ones are rejected, and counted
     text.max_total_tokens = 2000
+    return text
 
-    # calibrate: one pass of the full model over text; importance.npz.
-    config.calibrate = calibrate = ml_collections.ConfigDict()
+
+def _calibrate() -> ml_collections.ConfigDict:
+    """One pass of the full model over text into `importance.npz`."""
+    calibrate = ml_collections.ConfigDict()
     calibrate.source = ""  # a .txt file (a paragraph a line), JSONL or TFDS folder
     calibrate.split = "train"  # of a TFDS folder
     calibrate.samples = 512
@@ -53,17 +81,23 @@ def get_config() -> ml_collections.ConfigDict:
     calibrate.sample_norm = "l2"  # over the samples: l1, l2
     calibrate.positions = "all"  # or "answer": only the answer's tokens count
     calibrate.dtype = "float32"  # compute
+    return calibrate
 
-    # prune: full/ and importance.npz into pruned/ and kept.npz.
-    config.prune = prune = ml_collections.ConfigDict()
+
+def _prune() -> ml_collections.ConfigDict:
+    """`full/` and `importance.npz` into `pruned/` and `kept.npz`."""
+    prune = ml_collections.ConfigDict()
     prune.hidden = 0.45  # share removed, in [0, 1); an integer is the width to keep
     prune.intermediate = 0.45
     prune.multiple_of = 1  # widths that follow from a share are rounded down to it
     prune.selection = "importance"  # or "random", "first"
     prune.indices = ""  # kept.npz or a released .pkl: use these channels instead
+    return prune
 
-    # train: behind the frozen full model, or one of the baselines.
-    config.train = train = ml_collections.ConfigDict()
+
+def _train() -> ml_collections.ConfigDict:
+    """A decoder behind the frozen full model, or one of the baselines."""
+    train = ml_collections.ConfigDict()
     train.method = "two_stage"  # baselines: pruned (alone), scratch (same size), full (fine-tuned)
     train.freeze = "full"  # "none" trains the full model too (two_stage only)
     train.first_token = "full"  # who gives the first answer token: "full" or "decoder"
@@ -93,9 +127,12 @@ def get_config() -> ml_collections.ConfigDict:
     train.validate_every = 100
     train.checkpoint_every = 100
     train.keep_last = 2
+    return train
 
-    # generate and chat: answers from a pair, or from one model alone.
-    config.generate = generate = ml_collections.ConfigDict()
+
+def _generate() -> ml_collections.ConfigDict:
+    """The stages generate and chat: answers from a pair, or from one model alone."""
+    generate = ml_collections.ConfigDict()
     generate.full = "full"  # folders of the workdir
     generate.decoder = "decoder"  # the same folder as `full` for one model alone
     generate.first_token = "full"
@@ -109,9 +146,12 @@ def get_config() -> ml_collections.ConfigDict:
     generate.stop = ()  # strings that end an answer
     generate.system = ""  # system message of a chat
     generate.dtype = "bfloat16"
+    return generate
 
-    # evaluate: full, two-stage and the baselines found in the workdir.
-    config.evaluate = evaluate = ml_collections.ConfigDict()
+
+def _evaluate() -> ml_collections.ConfigDict:
+    """The full model, the two-stage system and the baselines found in the workdir."""
+    evaluate = ml_collections.ConfigDict()
     evaluate.source = ""
     evaluate.split = "test"
     evaluate.first_token = "full"  # of two-stage systems; as they were trained
@@ -121,11 +161,14 @@ def get_config() -> ml_collections.ConfigDict:
     evaluate.max_new_tokens = 256
     evaluate.dtype = "float32"
     evaluate.samples = 3  # answers shown in the report
+    return evaluate
 
-    # export: a model of the workdir as a Hugging Face folder.
-    config.export = export = ml_collections.ConfigDict()
+
+def _export() -> ml_collections.ConfigDict:
+    """A model of the workdir as a Hugging Face folder."""
+    export = ml_collections.ConfigDict()
     export.model = "decoder"
     export.target = "hf"
     export.allow_illegal_widths = False  # widths that transformers refuses to load
     export.shard_bytes = 5_000_000_000
-    return config.lock()
+    return export

@@ -213,7 +213,7 @@ class TwoStage:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         batch_size: int = 32,
     ) -> list[str] | list[np.ndarray]:
         """Answers each prompt.
@@ -227,7 +227,7 @@ class TwoStage:
           top_k: draw from the k likeliest tokens only; 0 for all.
           top_p: draw from the likeliest tokens that hold this probability.
           seed: of the draws.
-          stop: strings that end an answer.
+          stop: string, or strings, that end an answer.
           batch_size: prompts at a time.
 
         Returns:
@@ -251,7 +251,7 @@ class TwoStage:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
     ) -> Iterator[str]:
         """The answer to one prompt in pieces, as they are written; settings as in `generate`.
 

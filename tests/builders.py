@@ -44,6 +44,13 @@ def make_model(seed: int = 0, **changes) -> Model:
     return dataclasses.replace(shapes, params=params)
 
 
+def random_model(seed: int = 0, **changes) -> Model:
+    """Weights by numpy, which compiles nothing; so large that answers settle on no token."""
+    rng = np.random.default_rng(seed)
+    shapes = abstract(dataclasses.replace(CONFIG, **changes), "float32")
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
+
+
 def make_batch(seed: int = 0, rows: int = 4, prompt: int = 12, answer: int = 7) -> Batch:
     """Ragged rows of random tokens, right-padded with 0."""
     rng = np.random.default_rng(seed)

@@ -1,8 +1,8 @@
 """Owns how instruction rows become examples: reading, checking, splitting, and what is refused.
 
-A row is a JSON object with `messages` (a conversation that ends with an answer) or with a prompt
-column and a response column. It may name a `family`, by which results are grouped, and a `system`
-message. A row that cannot be used is returned with its line and the reason, and reported.
+A row is a conversation that ends with an answer (see `conversations.py`). It may name a `family`,
+by which results are grouped. A row that cannot be used is returned with its line and the reason,
+and reported.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from absl import logging
 from jaxtyping import Int
 from tqdm.auto import tqdm
 
-from overfill_jax.data import chat, jsonl
+from overfill_jax.data import chat, conversations, jsonl
 from overfill_jax.data.tokenizers import Tokenizer
 from overfill_jax.errors import InputError
 
@@ -89,8 +89,10 @@ def load_examples(
     rejected: list[Rejected] = []
     for row, value in read_rows(source, split, rejected):
         try:
-            conversation = _conversation(value, options)
-            family = _text(value, "family") if "family" in value else ""
+            conversation = conversations.with_answer(
+                value, options.prompt_column, options.response_column
+            )
+            family = conversations.text(value, "family") if "family" in value else ""
         except InputError as error:
             rejected.append(Rejected(row, str(error)))
             continue
@@ -131,54 +133,6 @@ def _read_lines(source: Path, split: str) -> list[tuple[int, bytes]]:
     from overfill_jax.data import tfds_rows
 
     return tfds_rows.read_lines(source, split)
-
-
-def _conversation(value: dict, options: ReadOptions) -> list[dict]:
-    if "messages" in value:
-        messages = _checked_messages(value["messages"])
-    else:
-        prompt = _text(value, options.prompt_column)
-        response = _text(value, options.response_column)
-        messages = [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": response},
-        ]
-        for key, text in ((options.prompt_column, prompt), (options.response_column, response)):
-            if not text.strip():
-                raise InputError(f"{key!r} is empty")
-    if "system" in value:
-        messages = [{"role": "system", "content": _text(value, "system")}, *messages]
-    return messages
-
-
-def _checked_messages(messages: object) -> list[dict]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise InputError("'messages' is not a list of objects")
-    for number, message in enumerate(messages, 1):
-        try:
-            role, content = _text(message, "role"), _text(message, "content")
-        except InputError as error:
-            raise InputError(f"message {number}: {error}") from error
-        if not content.strip() and role != "system":
-            raise InputError(f"message {number}: 'content' is empty")
-    if not messages or messages[-1]["role"] != "assistant":
-        raise InputError("no answer: the last message is not the assistant's")
-    if all(message["role"] in ("system", "assistant") for message in messages):
-        raise InputError("empty prompt: no message of a user")
-    return messages
-
-
-def _text(value: dict, key: str) -> str:
-    if key not in value:
-        raise InputError(f"no {key!r}")
-    text = value[key]
-    if not isinstance(text, str):
-        raise InputError(f"{key!r} is {type(text).__name__}, expected text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise InputError(f"{key!r} is not valid Unicode") from error
-    return text
 
 
 def _answered(messages: list[dict], turns: str) -> Iterator[list[dict]]:

@@ -9,7 +9,7 @@ import ml_collections
 from absl import logging
 
 from overfill_jax import files
-from overfill_jax.data import jsonl
+from overfill_jax.data import conversations, jsonl
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.settings import Assistant, load_assistant
@@ -20,18 +20,17 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     c = config.generate
     if not c.prompts:
         raise InputError("generate.prompts: no file given, expected JSONL")
-    conversations = read_conversations(Path(c.prompts), config.text.prompt_column)
+    asked = read_conversations(Path(c.prompts), config.text.prompt_column)
     assistant = load_assistant(config, workdir)
     if not c.output:
-        for conversation, answer in zip(
-            conversations.values(), answer_all(assistant, conversations, c), strict=True
-        ):
-            print(f"\n> {conversation[-1]['content']}\n{answer.text}")
+        answers = answer_all(assistant, asked, c)
+        for messages, answer in zip(asked.values(), answers, strict=True):
+            print(f"\n> {messages[-1]['content']}\n{answer.text}")
         return
     # Opened first: a target that cannot be written shows before the work, not after it.
     with files.replace_file(Path(c.output)) as temporary:
-        answers = answer_all(assistant, conversations, c)
-        temporary.write_text(to_jsonl(conversations, answers), encoding="utf-8")
+        answers = answer_all(assistant, asked, c)
+        temporary.write_text(to_jsonl(asked, answers), encoding="utf-8")
     logging.info("wrote %s", c.output)
 
 
@@ -41,23 +40,23 @@ def read_conversations(source: Path, prompt_column: str) -> dict[int, list[dict]
     Raises:
       InputError: names the file, and the line that is not a row with `messages` or a prompt.
     """
-    conversations = {}
+    found = {}
     for row, line in jsonl.read_lines(source):
         try:
-            conversations[row] = _messages(jsonl.parse(line), prompt_column)
+            found[row] = conversations.without_answer(jsonl.parse(line), prompt_column)
         except InputError as error:
             raise InputError(f"{source}, line {row}: {error}") from error
-    if not conversations:
+    if not found:
         raise InputError(f"{source}: found no rows, expected one prompt a line")
-    return conversations
+    return found
 
 
 def answer_all(
-    assistant: Assistant, conversations: dict[int, list[dict]], c: ml_collections.ConfigDict
+    assistant: Assistant, asked: dict[int, list[dict]], c: ml_collections.ConfigDict
 ) -> list[Answer]:
     """One answer to each conversation; every prompt is checked before the first is read."""
     prompts = []
-    for row, messages in conversations.items():
+    for row, messages in asked.items():
         name = f"{c.prompts}, line {row}"
         try:
             prompts.append(assistant.encode(messages))
@@ -78,34 +77,10 @@ def answer_all(
     return answers
 
 
-def to_jsonl(conversations: dict[int, list[dict]], answers: Sequence[Answer]) -> str:
+def to_jsonl(asked: dict[int, list[dict]], answers: Sequence[Answer]) -> str:
     """One line an answer: the prompt's line number, the conversation, the answer, why it ended."""
     lines = []
-    for (row, messages), answer in zip(conversations.items(), answers, strict=True):
+    for (row, messages), answer in zip(asked.items(), answers, strict=True):
         value = {"row": row, "messages": messages, "answer": answer.text, "ended": answer.reason}
         lines.append(json.dumps(value, ensure_ascii=False) + "\n")
     return "".join(lines)
-
-
-def _messages(value: dict, prompt_column: str) -> list[dict]:
-    if "messages" in value:
-        messages = value["messages"]
-    elif prompt_column in value:
-        messages = [{"role": "user", "content": value[prompt_column]}]
-    else:
-        raise InputError(f"found neither 'messages' nor {prompt_column!r}")
-    if "system" in value and isinstance(messages, list):
-        messages = [{"role": "system", "content": value["system"]}, *messages]
-    if not isinstance(messages, list) or not all(map(_is_message, messages)):
-        raise InputError("expected a prompt or messages of 'role' and 'content', all of them text")
-    if messages and messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    if not any(m["role"] == "user" and m["content"].strip() for m in messages):
-        raise InputError("empty prompt: no message of a user")
-    return messages
-
-
-def _is_message(message: object) -> bool:
-    return isinstance(message, dict) and all(
-        isinstance(message.get(key), str) for key in ("role", "content")
-    )

@@ -68,7 +68,7 @@ class Generator:
         sampling: Sampling,
         max_new_tokens: int,
         batch_size: int,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         show_progress: bool = False,
     ) -> list[Answer]:
         """One answer to each prompt, in their order; a row draws by its place among the prompts.
@@ -98,7 +98,7 @@ class Generator:
         prompt: Ids,
         sampling: Sampling,
         max_new_tokens: int,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
     ) -> Iterator[str]:
         """The text of one answer, in pieces as it is written; joined, that of `generate`.
 
@@ -134,7 +134,8 @@ class Generator:
                 f"{tokens.size + max_new_tokens}, the model's limit is {limit}"
             )
 
-    def _draft(self, stop: Sequence[str]) -> Draft:
+    def _draft(self, stop: str | Sequence[str]) -> Draft:
+        stop = (stop,) if isinstance(stop, str) else stop
         if "" in stop:
             raise InputError("stop: found an empty string, which would end every answer at once")
         if stop and self._tokenizer is None:

@@ -3,8 +3,8 @@
 import pytest
 
 from overfill_jax.model.transformer import Model
-from tests.builders import CONFIG
-from tests.inference.doubles import Spelled, random_model
+from tests.builders import CONFIG, random_model
+from tests.inference.doubles import Spelled
 
 
 @pytest.fixture(scope="session")

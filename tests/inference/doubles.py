@@ -1,13 +1,7 @@
 """Stand-ins for what inference takes from other rooms."""
 
-import dataclasses
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from overfill_jax.model.transformer import Model, abstract
 from tests.builders import CONFIG
 
 
@@ -24,10 +18,3 @@ class Spelled:
 
     def encode(self, text):
         raise NotImplementedError
-
-
-def random_model(seed: int, **changes) -> Model:
-    """Weights by numpy, which compiles nothing; so large that answers settle on no token."""
-    rng = np.random.default_rng(seed)
-    shapes = abstract(dataclasses.replace(CONFIG, **changes), "float32")
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)

@@ -202,6 +202,8 @@ def test_stop_strings_cut_the_text_also_between_tokens(full, decoder, prompts, p
         assert answer.text == expected
         assert answer.tokens == whole.tokens[: len(expected) // 2]
         assert answer.reason == ("stop" if found else "length")
+    alone, listed = (pair.generate(prompts[:1], GREEDY, NEW, 1, s) for s in (stop, (stop,)))
+    assert alone == listed  # one string is not a list of letters
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM])
@@ -281,7 +283,7 @@ def test_no_prompts_no_answers(two_stages):
 
 def test_settings_that_cannot_work_are_named(full, decoder, two_stages, pairs):
     with pytest.raises(InputError, match="no tokenizer to find it with"):
-        two_stages.generate([[1]], GREEDY, 4, 1, stop=("x",))
+        two_stages.generate([[1]], GREEDY, 4, 1, stop="x")
     with pytest.raises(InputError, match="stop: found an empty string"):
         Generator(full, full, "full", (), 0, pairs).generate([[1]], GREEDY, 4, 1, stop=("",))
     with pytest.raises(InputError, match="batch_size is 0"):

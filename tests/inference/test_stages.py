@@ -14,8 +14,8 @@ from overfill_jax.inference import chat, generate
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.weights.folders import save_model
+from tests.builders import random_model
 from tests.data.conftest import LLAMA3, write_byte_bpe
-from tests.inference.doubles import random_model
 
 
 def user(text):
@@ -106,11 +106,13 @@ def test_answers_go_to_the_terminal(workdir, config, capsys):
     ("row", "message"),
     [
         ("{not json", "line 3: not JSON"),
-        ({"question": "x"}, "line 3: found neither 'messages' nor 'prompt'"),
-        ({"prompt": 3}, "line 3: expected a prompt or messages"),
-        ({"messages": "hi"}, "line 3: expected a prompt or messages"),
-        ({"messages": [{"role": "user"}]}, "line 3: expected a prompt or messages"),
-        ({"prompt": "  "}, "line 3: empty prompt"),
+        ({"question": "x"}, "line 3: no 'prompt'"),
+        ({"prompt": 3}, "line 3: 'prompt' is int, expected text"),
+        ({"messages": "hi"}, "line 3: 'messages' is not a list"),
+        ({"messages": [{"role": "user"}]}, "line 3: message 1: no 'content'"),
+        ({"messages": [user("\ud800")]}, "line 3: message 1: 'content' is not valid Unicode"),
+        ({"prompt": "  "}, "line 3: 'prompt' is empty"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "line 3: empty prompt"),
         ({"messages": []}, "line 3: empty prompt"),
         ({"messages": [{"role": "tool", "content": "x"}, user("y")]}, "line 3: .*unknown role"),
         ({"prompt": "x " * 120}, "line 3: .* tokens and 20 new ones .* limit is 128"),

@@ -1,17 +1,13 @@
 """The tiny Hugging Face models of `tests/fixtures`."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from overfill_jax.model.transformer import Model, abstract
 from overfill_jax.two_stage import extend, prefill
-from tests.builders import CONFIG
 
 MODELS = Path(__file__).parent.parent / "fixtures" / "models"
 NAMES = sorted(path.name for path in MODELS.iterdir())
@@ -36,10 +32,3 @@ def logits(model, tokens):
     first, cache = prefill(model, tokens[:, :1], jnp.ones(batch, jnp.int32), length - 1)
     others, _ = extend(model, tokens[:, 1:], cache)
     return jnp.concatenate([first[:, None], others], axis=1)
-
-
-def random_model(seed: int = 0, **changes) -> Model:
-    """Random weights of numpy's: nothing to compile, unlike `make_model`'s."""
-    rng = np.random.default_rng(seed)
-    shapes = abstract(dataclasses.replace(CONFIG, **changes), "float32")
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)

@@ -20,7 +20,8 @@ from overfill_jax.weights.folders import (
     save_model,
 )
 from overfill_jax.weights.hugging_face_config import from_hugging_face
-from tests.weights.conftest import MODELS, random_model
+from tests.builders import random_model
+from tests.weights.conftest import MODELS
 
 ROPE = Rope(5e5, "llama3", 8.0, 1.0, 4.0, 32)
 

@@ -13,8 +13,8 @@ from overfill_jax.errors import InputError
 from overfill_jax.weights import hugging_face_export
 from overfill_jax.weights.folders import load_model
 from overfill_jax.weights.hugging_face_export import check_width, export_model
-from tests.builders import CONFIG
-from tests.weights.conftest import MODELS, logits, random_model
+from tests.builders import CONFIG, random_model
+from tests.weights.conftest import MODELS, logits
 
 BIG = 10**9
 

@@ -10,7 +10,8 @@ import pytest
 from overfill_jax.errors import InputError
 from overfill_jax.weights import convert, export
 from overfill_jax.weights.folders import load_model, save_model
-from tests.weights.conftest import MODELS, random_model
+from tests.builders import random_model
+from tests.weights.conftest import MODELS
 
 
 def config(source, dtype="float32", model="full", allow=False):
