@@ -1,7 +1,7 @@
 """GSM8K (grade-school maths, worked answers) with a small full model trained from scratch on it.
 
-Put `train.jsonl` and `test.jsonl` (columns `question` and `answer`) and the Llama 2 tokenizer
-`llama2.model` into `runs/gsm8k/data`, or override the paths.
+`bash launch/gsm8k.sh FOLDER` runs it; FOLDER holds the data set's `train.jsonl` and `test.jsonl`
+(columns `question` and `answer`) and `llama2.model`, the tokenizer of Llama 2.
 """
 
 from configs import default
@@ -26,14 +26,14 @@ def get_config():
     config.train.source = "{workdir}/data/train.jsonl"
     config.train.validation_rows = 128
     config.train.batch_size = 16
-    config.train.epochs = 1
+    config.train.steps = 300
     config.train.learning_rate = 1e-3
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.1
     config.train.kl_weight = 1.0
     config.train.dtype = "float32"
     config.train.remat = "none"
-    config.generate.prompts = "{workdir}/data/test.jsonl"
+    config.generate.max_new_tokens = 192
     config.generate.dtype = "float32"
     config.evaluate.source = "{workdir}/data/test.jsonl"
     config.evaluate.rows = 64

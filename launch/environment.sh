@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sets up the virtual environment .venv if it is missing or its requirements changed.
 # Sourced by the other launchers, from the repository's root; PYTHON names another interpreter.
 

@@ -21,19 +21,7 @@ for argument in "$@"; do
 done
 
 source launch/environment.sh
-
-# stage CONFIG WORKDIR STAGE [OVERRIDES]
-stage() {
-  printf '\n== %s\n' "${*:3}"
-  .venv/bin/python -m overfill_jax.main "$3" --config="configs/$1.py" --workdir="$2" "${@:4}"
-}
-
-# Every run has a folder of its own: what an earlier one left is moved aside, not overwritten.
-fresh() {
-  if [[ -e "$1" ]]; then
-    mv "$1" "$1.$(date +%Y%m%d-%H%M%S)"
-  fi
-}
+source launch/stages.sh
 
 # Trains the tiny full model from random weights and leaves it as a Hugging Face folder.
 pretrain() {

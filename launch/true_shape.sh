@@ -5,13 +5,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
+source launch/stages.sh
 
 workdir="runs/true_shape"
-rm -rf "$workdir"
-for name in data init export convert calibrate prune generate; do
-  printf '\n== %s\n' "$name"
-  .venv/bin/python -m overfill_jax.main "$name" --config=configs/true_shape.py --workdir="$workdir"
-  if [[ "$name" == export ]]; then
-    rm -r "$workdir/full" # convert reads the Hugging Face folder alone
-  fi
+rm -rf "$workdir" # gigabytes of random weights
+for name in data init export; do
+  stage true_shape "$workdir" "$name"
+done
+rm -r "$workdir/full" # convert reads the Hugging Face folder alone
+for name in convert calibrate prune generate; do
+  stage true_shape "$workdir" "$name"
 done
