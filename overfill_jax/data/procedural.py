@@ -100,7 +100,7 @@ def editing(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def tracing(rng: np.random.Generator) -> tuple[str, str]:
-    """Variables are set to numbers or to such variables; every line is traced to its value."""
+    """Variables are set to numbers or to such variables; each is traced to its value, by name."""
     numbers: dict[str, str] = {}
     program, trace = [], []
     for name in _pick(rng, VARIABLES, rng.integers(3, 7)):
@@ -111,7 +111,7 @@ def tracing(rng: np.random.Generator) -> tuple[str, str]:
             source = numbers[name] = str(rng.choice(NUMBERS))
             trace.append(f"{name} {source}")
         program.append(f"set {name} {source}")
-    return f"run: {', '.join(program)}.", ", ".join(trace)
+    return f"run: {', '.join(program)}. by name?", ", ".join(sorted(trace))
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
