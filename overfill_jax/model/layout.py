@@ -1,0 +1,51 @@
+"""The one table from logical axes to mesh axes, for weights and activations alike.
+
+Full model and decoder are laid out by the same table, each with its own widths. Nothing else in
+the project says where an axis lies.
+"""
+
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+# Axes that are not named here (layers, head_dim, slots) are never split.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "embed": ("fsdp",),
+}
+
+
+def partition(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> tuple[PartitionSpec, list[str]]:
+    """Where an array with these logical axes lies.
+
+    Returns:
+      The spec, in which an axis whose size the mesh does not divide is replicated; and these axes
+      in words. Mesh axes that the table names and `mesh` lacks count as size 1.
+    """
+    spec, undivided = [], []
+    for name, size in zip(axes, shape, strict=True):
+        names = tuple(axis for axis in RULES.get(name, ()) if mesh.shape.get(axis, 1) > 1)
+        parts = 1
+        for axis in names:
+            parts *= mesh.shape[axis]
+        if size % parts:
+            undivided.append(f"{name} ({size} by {parts})")
+            names = ()
+        spec.append(names if len(names) > 1 else next(iter(names), None))
+    return PartitionSpec(*spec), undivided
+
+
+def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
+    """Tells the compiler where an activation lies, if a mesh is set (`jax.set_mesh`)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return array
+    spec, _ = partition(axes, array.shape, mesh)
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
