@@ -4,17 +4,24 @@ Whatever is read is compared leaf by leaf with what was asked for, and lands on 
 asked for. No other module knows which version of Orbax this is.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from overfill_jax.errors import InputError
 
 PyTree = Any
 BEST_METRIC = "validation_loss"
+
+
+class DamagedError(InputError):
+    """A checkpoint that was finished once and cannot be read any more."""
 
 
 class Checkpoints:
@@ -68,11 +75,46 @@ class Checkpoints:
           metrics: with `validation_loss`; None keeps the step out of the contest for the best.
         """
         metrics = None if metrics is None else dict(metrics)
-        self._checkpointer.save_async(step, state, metrics=metrics, force=True)
+        with self._disk_errors():
+            self._checkpointer.save_async(step, state, metrics=metrics, force=True)
+
+    def restore_newest(self, abstract: PyTree) -> PyTree | None:
+        """The state of the newest step that can be read; None where no step was ever saved.
+
+        A damaged step is said so and moved aside, for it would be in the way of the run that
+        goes on before it; nothing is deleted.
+
+        Raises:
+          InputError: every step is damaged, or one is that of another kind of run.
+        """
+        self.wait()
+        while self.latest is not None:
+            step = self._folder / str(self.latest)
+            try:
+                return load_tree(step, abstract)
+            except DamagedError as error:
+                damaged = f"{error}; it is now {step.name}.damaged"
+            if jax.process_index() == 0:
+                step.rename(step.with_name(f"{step.name}.damaged"))
+            multihost_utils.sync_global_devices("damaged checkpoint moved aside")
+            self._checkpointer.reload()
+            if self.latest is None:
+                raise InputError(f"{damaged}, and there is none before it")
+            logging.warning("%s. Going on from step %d", damaged, self.latest)
+        return None
+
+    def wait(self) -> None:
+        """Until all saves are on disk.
+
+        Raises:
+          InputError: one could not be written.
+        """
+        with self._disk_errors():
+            self._checkpointer.wait()
 
     def restore(self, step: int, abstract: PyTree, partial: bool = False) -> PyTree:
         """The state of one step; see `load_tree`."""
-        self._checkpointer.wait()
+        self.wait()
         return load_tree(self._folder / str(step), abstract, partial)
 
     def restore_best(self, abstract: PyTree, partial: bool = False) -> PyTree:
@@ -86,8 +128,23 @@ class Checkpoints:
         return self.restore(self.best, abstract, partial)
 
     def close(self) -> None:
-        """Waits for the saves on their way."""
-        self._checkpointer.close()
+        """Waits for the saves on their way.
+
+        Raises:
+          InputError: one could not be written.
+        """
+        with self._disk_errors():
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise what they like
+            raise InputError(
+                f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); those "
+                "before it are kept"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -129,7 +186,7 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
         try:
             return ocp.load(folder.absolute(), placed)
         except Exception as error:  # Orbax and TensorStore raise what they like
-            raise InputError(f"{folder}: damaged checkpoint ({_first_line(error)})") from error
+            raise DamagedError(f"{folder}: damaged checkpoint ({_first_line(error)})") from error
 
 
 def stored_arrays(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -143,7 +200,9 @@ def stored_arrays(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     try:
         tree = ocp.metadata(folder.absolute()).metadata
     except Exception as error:  # Orbax and TensorStore raise what they like
-        raise InputError(f"{folder}: not a checkpoint ({_first_line(error)})") from error
+        raise DamagedError(f"{folder}: not a checkpoint ({_first_line(error)})") from error
+    if tree is None:  # what Orbax makes of a description that is cut short
+        raise DamagedError(f"{folder}: not a checkpoint (its description cannot be read)")
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _by_name(tree).items()}
 
 

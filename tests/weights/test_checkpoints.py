@@ -147,6 +147,72 @@ def test_damage_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def damage(step):
+    for file in sorted(step.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size):
+        largest = file
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def empty(step):
+    for file in step.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [damage, empty])
+def test_a_damaged_checkpoint_is_passed_over_and_kept(run, spoil, caplog):
+    spoil(run / "6")
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        assert checkpoints.restore_newest(ABSTRACT)["step"] == 5
+        assert "6.damaged. Going on from step 5" in caplog.text
+        checkpoints.save(6, state_of(6), None)  # what is damaged is not in the way
+        assert checkpoints.restore_newest(ABSTRACT)["step"] == 6
+    assert any((run / "6.damaged").rglob("*"))
+
+
+def test_where_all_is_damaged_nothing_begins_anew(run):
+    for step in steps(run):
+        damage(run / str(step))
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        with pytest.raises(InputError, match="2.damaged, and there is none before it"):
+            checkpoints.restore_newest(ABSTRACT)
+
+
+def test_newest_of_nothing(tmp_path):
+    with Checkpoints(tmp_path / "run", keep_last=2) as checkpoints:
+        assert checkpoints.restore_newest(ABSTRACT) is None
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import jax.numpy as jnp
+from overfill_jax.errors import InputError
+from overfill_jax.weights.checkpoints import Checkpoints
+
+folder = Path(sys.argv[1])
+try:
+    with Checkpoints(folder, keep_last=2) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(1000)}, None)
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        checkpoints.save(2, {"x": jnp.ones(1_000_000)}, None)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_what_was_saved_stays(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", FULL_DISK, folder]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert f"{folder}: a checkpoint cannot be written" in done.stdout, done.stderr
+    with Checkpoints(folder, keep_last=2) as checkpoints:
+        found = checkpoints.restore_newest({"x": jax.ShapeDtypeStruct((1000,), "float32")})
+    np.testing.assert_array_equal(found["x"], np.ones(1000))
+
+
 def test_stored_arrays_lists_names_shapes_and_dtypes(tmp_path):
     save_tree(tmp_path / "tree", {"a": {"b": jnp.ones((2, 3), jnp.bfloat16)}})
     assert stored_arrays(tmp_path / "tree") == {"a/b": jax.ShapeDtypeStruct((2, 3), "bfloat16")}
