@@ -11,6 +11,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Every section under the name of its stage, and the seed."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.attention = "auto"  # who computes it: auto, xla, splash (TPU), cudnn (NVIDIA GPU)
+    config.mesh = _mesh()
     config.data = _data()
     config.init = _init()
     config.convert = _convert()
@@ -22,6 +24,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate = _evaluate()
     config.export = _export()
     return config.lock()
+
+
+def _mesh() -> ml_collections.ConfigDict:
+    """Devices of a job as a block of three axes; one of the sizes may be -1, what is left."""
+    mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # parts of the batch, each with whole copies of the weights
+    mesh.fsdp = 1  # parts of the batch that split the weights' width among them as well
+    mesh.tensor = 1  # parts of heads, MLP and vocabulary
+    return mesh
 
 
 def _data() -> ml_collections.ConfigDict:
@@ -75,7 +86,7 @@ def _calibrate() -> ml_collections.ConfigDict:
     calibrate.split = "train"  # of a TFDS folder
     calibrate.samples = 512
     calibrate.length = 512  # tokens; longer samples are cut
-    calibrate.longest = True  # the longest samples of the source (reference) or its first
+    calibrate.rows = "longest"  # samples of the source (reference), its "first", or "packed" text
     calibrate.batch_size = 8
     calibrate.statistic = "signed_mean"  # over a sample: signed_mean, abs_mean, rms, weighted
     calibrate.sample_norm = "l2"  # over the samples: l1, l2
@@ -106,7 +117,10 @@ def _train() -> ml_collections.ConfigDict:
     train.split = "train"  # of TFDS folders
     train.validation_split = "validation"
     train.validation_rows = 256
-    train.batch_size = 64
+    train.batch_size = 64  # rows
+    train.packing = False  # several examples a row, or one
+    train.sequence_length = 2048  # slots of a packed row, prompts and answers together
+    train.prompt_slots = 0  # how many of them are for prompts; 0: as the data has it
     train.accumulation = 1  # micro-batches of a step
     train.steps = 0  # optimiser steps; 0: as many as `epochs` take
     train.epochs = 1
@@ -114,6 +128,7 @@ def _train() -> ml_collections.ConfigDict:
     train.cross_entropy_weight = 1.0
     train.kl_weight = 0.0  # from the full model's distribution
     train.kl_temperature = 1.0
+    train.loss_chunk = 256  # answer slots of a row whose logits exist at a time
     train.learning_rate = 2e-5
     train.warmup = 0.01  # share of the steps; a cosine follows
     train.final_learning_rate = 0.0  # share of the peak at the cosine's end
@@ -127,6 +142,8 @@ def _train() -> ml_collections.ConfigDict:
     train.validate_every = 100
     train.checkpoint_every = 100
     train.keep_last = 2
+    train.profile_at = 0  # step from which on a profile is taken; 0: none
+    train.profile_steps = 3
     return train
 
 

@@ -13,7 +13,7 @@ def get_config():
     config.text.max_prompt_tokens = 96
     config.text.max_total_tokens = 160
     config.calibrate.source = "{workdir}/data/train.jsonl"
-    config.calibrate.longest = False
+    config.calibrate.rows = "first"
     config.calibrate.batch_size = 64
     config.prune.hidden = 32
     config.prune.intermediate = 64

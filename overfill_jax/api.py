@@ -6,6 +6,7 @@ where a job ended and the other way round.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,12 +25,19 @@ from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
-from overfill_jax.pruning.choose import choose, kept_width
+from overfill_jax.pruning.choose import choose, kept_widths
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import Importance, measure_importance
-from overfill_jax.pruning.samples import as_batches, encode_lines, select
-from overfill_jax.weights.folders import fingerprint, load_model, save_model
+from overfill_jax.pruning.stream import text_batches, token_batches
+from overfill_jax.weights.folders import (
+    fingerprint,
+    load_fingerprint,
+    load_model,
+    load_origin,
+    save_model,
+)
 from overfill_jax.weights.hugging_face_export import export_model
+from overfill_jax.weights.origin import Origin, check_origin
 
 # Slots that an answer gets at a time; `TwoStage.extend` adds more when they run out.
 ANSWER_SLOTS = 128
@@ -45,12 +53,16 @@ class LanguageModel:
       folder: where tokenizer and template lie.
       tokenizer: text to tokens and back.
       template: conversations to text.
+      fingerprint: by which the model is recognised.
+      origin: of a decoder, the full model that it belongs to and how it was trained.
     """
 
     model: Model
     folder: Path
     tokenizer: Tokenizer
     template: ChatTemplate
+    fingerprint: str
+    origin: Origin | None
 
     @property
     def config(self) -> ModelConfig:
@@ -77,12 +89,14 @@ def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, dtype)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
-    return LanguageModel(model, folder, tokenizer, load_template(folder))
+    identity = load_fingerprint(folder) or fingerprint(model)
+    template, origin = load_template(folder), load_origin(folder)
+    return LanguageModel(model, folder, tokenizer, template, identity, origin)
 
 
 def calibrate(
     full: LanguageModel,
-    text: Iterable[str] | Iterable[Int[np.ndarray, "B T"]],
+    text: Iterable[str] | Iterable[Int[np.ndarray, "B T"]] | Int[np.ndarray, "B T"],
     statistic: str = "signed_mean",
     sample_norm: str = "l2",
     length: int = 512,
@@ -94,30 +108,38 @@ def calibrate(
 
     Args:
       full: the model that is to be pruned.
-      text: one sample a string, or batches of tokens without padding.
+      text: one sample a string, read as they are needed; or tokens without padding, as one
+        [B, T] array or batches of them.
       statistic: over a sample: signed_mean (the paper's), abs_mean, rms or weighted.
       sample_norm: over the samples: l2 (the paper's) or l1.
       length: tokens at which samples given as text are cut.
       batch_size: samples at a time, for text.
 
     Raises:
-      InputError: unknown statistic or norm, nothing to measure.
+      InputError: unknown statistic or norm, nothing to measure, tokens that the model lacks.
     """
-    text = list(text)
-    if text and isinstance(text[0], str):
-        rows = encode_lines(text, full.tokenizer)
-        samples = select(rows, [0] * len(rows), len(rows), length, longest=False)
-        batches = samples.batches(batch_size)
+    for name, value in (("length", length), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"calibrate: {name} is {value}, expected at least 1")
+    if isinstance(text, str):
+        raise InputError(
+            "calibrate: text is one string, expected a list of strings or an open file"
+        )
+    samples = iter([text] if isinstance(text, (np.ndarray, jax.Array)) else text)
+    first = list(itertools.islice(samples, 1))
+    samples = itertools.chain(first, samples)
+    if first and isinstance(first[0], str):
+        batches = text_batches(samples, full.tokenizer, length, batch_size)
     else:
-        batches = as_batches(text)
+        batches = token_batches(samples, full.config.vocab_size)
     importance = measure_importance(full.model, batches, statistic, sample_norm)
-    provenance = importance.provenance | {"model": fingerprint(full.model)}
+    provenance = importance.provenance | {"model": full.fingerprint}
     return dataclasses.replace(importance, provenance=provenance)
 
 
 def prune(
     full: LanguageModel,
-    importance: Importance,
+    importance: Importance | None,
     hidden: float | int = 0.45,
     intermediate: float | int = 0.45,
     multiple_of: int = 1,
@@ -130,7 +152,7 @@ def prune(
 
     Args:
       full: the model that `importance` was measured on.
-      importance: of `calibrate`.
+      importance: of `calibrate`; None for a selection that looks at none.
       hidden, intermediate: shares to remove, in [0, 1), or whole widths to keep.
       multiple_of: widths that follow from a share are rounded down to it.
       selection: importance, random or first.
@@ -139,13 +161,12 @@ def prune(
     Raises:
       InputError: a width or ratio that does not exist, or importance of another model.
     """
-    if importance.provenance["model"] != fingerprint(full.model):
+    if importance is not None and importance.provenance.get("model") != full.fingerprint:
         raise InputError("prune: the importance was measured on another model")
-    shape = full.config
-    width = kept_width("hidden", shape.hidden_size, hidden, multiple_of)
-    mlp_width = kept_width("intermediate", shape.intermediate_size, intermediate, multiple_of)
-    kept = choose(importance, width, mlp_width, selection, seed)
-    return dataclasses.replace(full, model=cut(full.model, kept))
+    widths = kept_widths(full.config, hidden, intermediate, multiple_of)
+    model = cut(full.model, choose(full.config, importance, *widths, selection, seed))
+    origin = Origin(full.fingerprint, first_token=None)
+    return dataclasses.replace(full, model=model, fingerprint=fingerprint(model), origin=origin)
 
 
 class TwoStage:
@@ -161,8 +182,12 @@ class TwoStage:
         """Joins the two; `first_token` says who gives the first answer token, as in training.
 
         Raises:
-          InputError: the decoder cannot read the full model's cache.
+          InputError: the decoder cannot read the full model's cache, or was made for another full
+            model or first token.
         """
+        if decoder.origin is not None and decoder.fingerprint != full.fingerprint:
+            name = str(decoder.folder)
+            check_origin(decoder.origin, name, full.fingerprint, first_token)
         self.full, self.decoder = full, decoder
         self.first_token = first_token
         tokenizer = full.tokenizer
@@ -236,6 +261,8 @@ class TwoStage:
         Raises:
           InputError: an empty or too long prompt, or a setting out of range.
         """
+        if isinstance(prompts, str):
+            raise InputError("generate: prompts is one string, expected a list of prompts")
         sampling = Sampling(temperature, top_k, top_p, seed)
         tokens = [self.encode(prompt) for prompt in prompts]
         answers = self._generator.generate(tokens, sampling, max_new_tokens, batch_size, stop)
@@ -261,7 +288,13 @@ class TwoStage:
         return self._generator.stream(self.encode(prompt), sampling, max_new_tokens, stop)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Tokens of a prompt: text and conversations go through the chat template."""
+        """Tokens of a prompt: text and conversations go through the chat template.
+
+        Raises:
+          InputError: `prompt` is neither of the two nor tokens, or the template refuses it.
+        """
+        if isinstance(prompt, dict):
+            raise InputError("found a lone message, expected a conversation: a list of messages")
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         if _is_text(prompt):
@@ -274,7 +307,7 @@ def save(model: LanguageModel, folder: str | Path) -> None:
 
     >>> overfill_jax.save(decoder, "runs/mine/pruned")
     """
-    save_model(Path(folder), model.model, model.folder)
+    save_model(Path(folder), model.model, model.folder, model.origin)
 
 
 def export(

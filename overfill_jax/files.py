@@ -1,13 +1,22 @@
 """Files that are written whole or not at all, and read with errors that name them."""
 
 import contextlib
+import glob
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from absl import logging
 
 from overfill_jax.errors import InputError
+
+# What `_beside` names: target, kind, host and process.
+_LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?P<tag>tmp|old)-(?P<host>.+)-(?P<process>\d+)")
 
 
 @contextlib.contextmanager
@@ -21,17 +30,15 @@ def replace_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() and not target.is_dir():
         raise InputError(f"{target}: found a file, expected a folder to write to")
-    temporary = _beside(target)
+    temporary, old = _beside(target, "tmp"), _beside(target, "old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        recover(target.parent, target.name)
         temporary.mkdir()
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
     try:
         yield temporary
-        old = _beside(target, "old")
-        shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
         temporary.rename(target)
@@ -42,10 +49,17 @@ def replace_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replace_file(target: Path) -> Iterator[Path]:
-    """Yields a path beside `target` whose file takes its place only if the block succeeds."""
-    temporary = _beside(target)
+    """Yields a path beside `target` whose file takes its place only if the block succeeds.
+
+    Raises:
+      InputError: the parent folder cannot be written, or `target` is a folder.
+    """
+    if target.is_dir():
+        raise InputError(f"{target}: found a folder, expected a file to write to")
+    temporary = _beside(target, "tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        recover(target.parent, target.name)
         temporary.touch()
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
@@ -54,6 +68,32 @@ def replace_file(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def recover(folder: Path, target: str | None = None) -> None:
+    """Clears up what killed runs left in `folder`: what is half-written goes, what was moved aside
+    comes back.
+
+    Only of processes that are gone, and of this host: those of another, on a shared disk, may be
+    writing still. This process itself must not be writing in `folder`.
+
+    Args:
+      folder: where to look, and nowhere deeper.
+      target: look for what was left of this name only; None for all.
+    """
+    pattern = "*" if target is None else glob.escape(target)
+    for path in folder.glob(f".{pattern}.*-*"):
+        left = _LEFTOVER.fullmatch(path.name)
+        if left is None or left["host"] != socket.gethostname() or _runs(int(left["process"])):
+            continue
+        place = path.with_name(left["target"])
+        if left["tag"] == "old" and not place.exists():
+            path.rename(place)
+            logging.warning("%s: is back; a run that was killed had moved it aside", place)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,6 +121,32 @@ def read_json(path: Path) -> object:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
 
 
-def _beside(target: Path, tag: str = "tmp") -> Path:
-    # The process id keeps two runs on one workdir from sharing a half-written folder.
-    return target.with_name(f".{target.name}.{tag}-{os.getpid()}")
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object from `path`.
+
+    Raises:
+      InputError: the file is missing, is not JSON or holds anything but an object.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+def _beside(target: Path, tag: str) -> Path:
+    # Host and process keep two runs on one workdir from sharing a half-written folder, and tell
+    # later ones whether its writer is still there.
+    return target.with_name(f".{target.name}.{tag}-{socket.gethostname()}-{os.getpid()}")
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number runs; ours is new, so that its number is no sign."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is somebody else's
+    return True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ml_collections
 
-from overfill_jax import files
+from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
 
 # In the order of the data, each the module that owns its `run(config, workdir)`. They are
@@ -25,6 +25,10 @@ STAGES = {
     "export": "overfill_jax.weights.export",
 }
 
+# They run in many processes if need be, and save and end on SIGTERM. Of the others, every process
+# would write the same files.
+JOBS = frozenset({"train"})
+
 
 def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Runs one stage and leaves its resolved config in `workdir/configs/`.
@@ -36,12 +40,22 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
       workdir: the folder that the stages of a run meet in.
 
     Raises:
-      InputError: unknown stage, unwritable workdir, or what the stage itself refuses.
+      InputError: unknown stage, unwritable workdir, processes that differ in config or workdir,
+        or what the stage itself refuses.
     """
     if stage not in STAGES:
         near = difflib.get_close_matches(stage, STAGES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise InputError(f"unknown stage {stage!r}{hint} Expected one of {', '.join(STAGES)}")
+    if distributed.process_count() > 1 and stage not in JOBS:
+        raise InputError(
+            f"stage {stage}: found {distributed.process_count()} processes, expected one; only "
+            f"{', '.join(sorted(JOBS))} may have many"
+        )
+    if "://" in str(workdir):
+        raise InputError(
+            f"{workdir}: found an address, expected a folder, such as a mounted bucket"
+        )
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -50,7 +64,10 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
     if not os.access(workdir, os.W_OK):
         raise InputError(f"{workdir}: not writable, expected a workdir")
     config = _resolved(config, workdir)
-    files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
+    distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
+    distributed.check_shared(workdir)
+    if distributed.is_main():
+        files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
     importlib.import_module(STAGES[stage]).run(config, workdir)
 
 
@@ -63,3 +80,14 @@ def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collection
                 if isinstance(value, str):
                     section[key] = value.replace("{workdir}", str(workdir))
     return config
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict[str, object]:
+    """Every setting under its whole name, such as `train.steps`."""
+    flat = {}
+    for name, section in config.items():
+        if isinstance(section, ml_collections.ConfigDict):
+            flat |= {f"{name}.{key}": value for key, value in section.items()}
+        else:
+            flat[name] = section
+    return flat

@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from overfill_jax.errors import InputError
@@ -20,11 +21,7 @@ FIRST_TOKEN = ("full", "decoder")
 
 
 def prefill(
-    model: Model,
-    tokens: Int[Array, "B P"],
-    lengths: Int[Array, "B"],
-    capacity: int,
-    remat: str = "none",
+    model: Model, tokens: Int[Array, "B P"], lengths: Int[Array, "B"], capacity: int
 ) -> tuple[Float[Array, "B V"], KVCache]:
     """Reads right-padded prompts in one pass.
 
@@ -33,19 +30,16 @@ def prefill(
       tokens: prompts, row b valid up to `lengths[b]`, of any value beyond.
       lengths: tokens of each prompt, at least 1; a row of length 0 gives logits without meaning.
       capacity: slots for the answer to come; static.
-      remat: what the backward pass recomputes; static.
 
     Returns:
       Logits of each prompt's last token, and the cache with P + capacity slots.
     """
-    slots = tokens.shape[1]
-    segments = (jnp.arange(slots) < lengths[:, None]).astype(jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(slots), tokens.shape)
-    hidden, key, value = hidden_states(model, tokens, positions, segments, remat=remat)
+    slots = jnp.arange(tokens.shape[1])
+    segments = (slots < lengths[:, None]).astype(jnp.int32)
+    positions = jnp.broadcast_to(slots, tokens.shape)
+    hidden, cache = prefill_hidden(model, tokens, segments, positions, capacity)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
-    logits = unembed(model, jnp.take_along_axis(hidden, last, axis=1)[:, 0])
-    cache = KVCache(key, value, segments, lengths, jnp.asarray(slots, jnp.int32))
-    return logits, cache.grow(capacity)
+    return unembed(model, jnp.take_along_axis(hidden, last, axis=1)[:, 0]), cache
 
 
 def extend(
@@ -53,9 +47,8 @@ def extend(
     tokens: Int[Array, "B T"],
     cache: KVCache,
     lengths: Int[Array, "B"] | None = None,
-    remat: str = "none",
 ) -> tuple[Float[Array, "B T V"], KVCache]:
-    """Reads T more tokens of every row behind what the cache holds; T = 1 generates, T > 1 trains.
+    """Reads T more tokens of every row behind what the cache holds, T = 1 in generation.
 
     Entries already in the cache are never changed. The caller keeps T within the slots left.
 
@@ -64,28 +57,56 @@ def extend(
       tokens: the next tokens of each row, row b valid up to `lengths[b]`.
       cache: of `prefill` (through `handoff` where another model goes on) or of `extend`.
       lengths: valid new tokens of each row; all T where not given.
-      remat: what the backward pass recomputes; static.
 
     Returns:
       Logits after each new token, and the longer cache.
     """
-    hidden, cache = extend_hidden(model, tokens, cache, lengths, remat)
-    return unembed(model, hidden), cache
-
-
-def extend_hidden(
-    model: Model,
-    tokens: Int[Array, "B T"],
-    cache: KVCache,
-    lengths: Int[Array, "B"] | None,
-    remat: str = "none",
-) -> tuple[Float[Array, "B T D"], KVCache]:
-    """`extend` up to the last hidden states, for callers that do not want every token's logits."""
     steps = jnp.arange(tokens.shape[1])
     if lengths is None:
         lengths = jnp.full_like(cache.lengths, tokens.shape[1])
     segments = (steps < lengths[:, None]).astype(jnp.int32)
     positions = cache.lengths[:, None] + steps
+    hidden, cache = extend_hidden(model, tokens, segments, positions, cache)
+    return unembed(model, hidden), cache
+
+
+def prefill_hidden(
+    model: Model,
+    tokens: Int[Array, "B P"],
+    segments: Int[Array, "B P"],
+    positions: Int[Array, "B P"],
+    capacity: int,
+    remat: str = "none",
+) -> tuple[Float[Array, "B P D"], KVCache]:
+    """`prefill` of rows that may hold several prompts, up to the last hidden states.
+
+    Args:
+      model: the model that reads.
+      tokens: prompts, one behind the other; a token sees those of its own segment.
+      segments: the prompt that each token belongs to, from 1; 0 for padding.
+      positions: of each token in its own prompt, from 0.
+      capacity: slots for the answers to come; static.
+      remat: what the backward pass recomputes; static.
+    """
+    hidden, key, value = hidden_states(model, tokens, positions, segments, remat=remat)
+    lengths = jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
+    cursor = np.int32(tokens.shape[1])
+    return hidden, KVCache(key, value, segments, lengths, cursor).grow(capacity)
+
+
+def extend_hidden(
+    model: Model,
+    tokens: Int[Array, "B T"],
+    segments: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    cache: KVCache,
+    remat: str = "none",
+) -> tuple[Float[Array, "B T D"], KVCache]:
+    """`extend` of rows that may hold several answers, up to the last hidden states.
+
+    A token sees the prompt of its own segment, and of the tokens of its segment those before it.
+    Arguments as in `prefill_hidden`; `positions` go on from those of the prompts.
+    """
     write = jax.lax.dynamic_update_slice_in_dim
     cache = dataclasses.replace(
         cache, segments=write(cache.segments, segments, cache.cursor, axis=1)
@@ -95,7 +116,7 @@ def extend_hidden(
         cache,
         key=key,
         value=value,
-        lengths=cache.lengths + lengths,
+        lengths=cache.lengths + jnp.sum(segments > 0, axis=1, dtype=jnp.int32),
         cursor=cache.cursor + tokens.shape[1],
     )
 
@@ -147,7 +168,7 @@ def _cache_shape(config: ModelConfig) -> str:
 
 def _without_last(cache: KVCache) -> KVCache:
     # The slot stays where it is, so that rows keep step; it only stops being seen.
-    slots = jnp.arange(cache.capacity)
-    last = slots == cache.lengths[:, None] - 1
-    segments = jnp.where(last, 0, cache.segments)
-    return dataclasses.replace(cache, segments=segments, lengths=jnp.maximum(cache.lengths - 1, 0))
+    following = jnp.pad(cache.segments[:, 1:], ((0, 0), (0, 1)))
+    segments = jnp.where(cache.segments == following, cache.segments, 0)
+    lengths = jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
+    return dataclasses.replace(cache, segments=segments, lengths=lengths)

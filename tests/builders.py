@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from overfill_jax.data.batches import Batch
+from overfill_jax.data.batches import Batch, Piece, lay_out
 from overfill_jax.model.config import ModelConfig, Rope
 from overfill_jax.model.transformer import Model, abstract
 
@@ -51,20 +51,39 @@ def random_model(seed: int = 0, **changes) -> Model:
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
 
 
-def make_batch(seed: int = 0, rows: int = 4, prompt: int = 12, answer: int = 7) -> Batch:
-    """Ragged rows of random tokens, right-padded with 0."""
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Ragged rows of one prompt and one answer, right-padded with 0."""
+
+    prompt: np.ndarray
+    prompt_lengths: np.ndarray
+    answer: np.ndarray
+    answer_lengths: np.ndarray
+
+    def pieces(self) -> list[Piece]:
+        """Prompt, answer and index of every row, without padding."""
+        lengths = zip(self.prompt_lengths, self.answer_lengths, strict=True)
+        return [
+            (self.prompt[row, :p], self.answer[row, :r], row) for row, (p, r) in enumerate(lengths)
+        ]
+
+    def batch(self) -> Batch:
+        """The same as a batch, one example a row."""
+        rows = [[piece] for piece in self.pieces()]
+        return lay_out(rows, self.prompt.shape[1], self.answer.shape[1])
+
+
+def make_rows(seed: int = 0, rows: int = 4, prompt: int = 12, answer: int = 7) -> Rows:
+    """Random tokens in rows of random lengths."""
     rng = np.random.default_rng(seed)
-    prompt_lengths = rng.integers(1, prompt + 1, rows)
-    answer_lengths = rng.integers(2, answer + 1, rows)
+    prompt_lengths = rng.integers(1, prompt + 1, rows, np.int32)
+    answer_lengths = rng.integers(2, answer + 1, rows, np.int32)
 
     def padded(lengths, width):
         tokens = rng.integers(1, CONFIG.vocab_size, (rows, width))
-        return jnp.asarray(np.where(np.arange(width) < lengths[:, None], tokens, 0), jnp.int32)
+        return np.where(np.arange(width) < lengths[:, None], tokens, 0).astype(np.int32)
 
-    return Batch(
-        prompt=padded(prompt_lengths, prompt),
-        prompt_lengths=jnp.asarray(prompt_lengths, jnp.int32),
-        answer=padded(answer_lengths, answer),
-        answer_lengths=jnp.asarray(answer_lengths, jnp.int32),
-        rows=jnp.arange(rows),
-    )
+    return Rows(
+        padded(prompt_lengths, prompt), prompt_lengths, padded(answer_lengths, answer),
+        answer_lengths,
+    )  # fmt: skip

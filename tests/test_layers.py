@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 ROOMS = (
     ("main",),
     ("api", "stages"),
-    ("evaluation",),
+    ("evaluation", "planning"),
     ("inference",),
     ("training",),
     ("pruning",),
@@ -21,6 +21,7 @@ ROOMS = (
     ("two_stage",),
     ("weights",),
     ("model",),
+    ("distributed",),
     ("errors", "files"),
 )
 PACKAGE = REPOSITORY / "overfill_jax"

@@ -6,6 +6,10 @@ import sys
 
 import pytest
 
+from configs.default import get_config
+from overfill_jax import distributed
+from overfill_jax.errors import InputError
+from overfill_jax.stages import run_stage
 from tests.conftest import REPOSITORY
 
 
@@ -47,3 +51,23 @@ def test_the_traceback_comes_when_asked_for(tmp_path):
     done = run("convert", f"--workdir={tmp_path}", "--traceback")
     assert done.returncode != 0
     assert "Traceback" in done.stderr
+
+
+def test_a_bucket_is_no_workdir():
+    done = run("prune", "--workdir=gs://bucket/run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: gs://bucket/run: found an address, expected a folder")
+    assert not (REPOSITORY / "gs:").exists()
+
+
+def test_many_processes_need_a_coordinator(tmp_path):
+    done = run("train", f"--workdir={tmp_path}", "--processes=2")
+    assert done.returncode == 2
+    assert done.stderr == ("error: found 2 processes and no coordinator, expected its HOST:PORT\n")
+
+
+def test_stages_that_write_in_every_process_are_refused_in_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="prune: found 2 processes, expected one"):
+        run_stage("prune", get_config(), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
 from overfill_jax.two_stage import check_handoff, handoff
-from tests.builders import CONFIG, make_batch, make_model
+from tests.builders import CONFIG, make_model, make_rows
 
 prefill = jax.jit(two_stage.prefill, static_argnames="capacity")
 extend = jax.jit(two_stage.extend)
@@ -53,7 +53,7 @@ def rows_of(batch):
 
 
 def test_cached_ragged_batch_equals_uncached_rows(full):
-    batch = make_batch()
+    batch = make_rows()
     first, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=7)
     rest, _ = extend(full, batch.answer, cache, batch.answer_lengths)
     for b, prompt, answer in rows_of(batch):
@@ -63,7 +63,7 @@ def test_cached_ragged_batch_equals_uncached_rows(full):
 
 
 def test_padding_tokens_change_nothing(full, decoder):
-    batch = make_batch()
+    batch = make_rows()
     junk = jnp.where(batch.prompt == 0, 17, batch.prompt)
     results = []
     for prompt in (batch.prompt, junk):
@@ -75,7 +75,7 @@ def test_padding_tokens_change_nothing(full, decoder):
 
 
 def test_single_steps_equal_one_call(full, decoder):
-    batch = make_batch()
+    batch = make_rows()
     _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=7)
     at_once, end = extend(decoder, batch.answer, cache)
     for t in range(7):
@@ -87,7 +87,7 @@ def test_single_steps_equal_one_call(full, decoder):
 
 def test_ragged_pieces_equal_one_call(full, decoder):
     """An answer read in two padded pieces leaves holes in the slots, and nothing else."""
-    batch = make_batch()
+    batch = make_rows()
     _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=14)
     whole, _ = extend(decoder, batch.answer, cache, batch.answer_lengths)
     split = batch.answer_lengths // 2
@@ -100,7 +100,7 @@ def test_ragged_pieces_equal_one_call(full, decoder):
 
 
 def test_extending_leaves_the_prompt_alone(full, decoder):
-    batch = make_batch()
+    batch = make_rows()
     _, before = prefill(full, batch.prompt, batch.prompt_lengths, capacity=7)
     _, after = extend(decoder, batch.answer, before, batch.answer_lengths)
     slots = batch.prompt.shape[1]
@@ -111,7 +111,7 @@ def test_extending_leaves_the_prompt_alone(full, decoder):
 
 def test_the_decoder_reads_the_full_models_cache(full, decoder):
     """What the decoder says depends on who read the prompt."""
-    batch = make_batch()
+    batch = make_rows()
     _, from_full = prefill(full, batch.prompt, batch.prompt_lengths, capacity=7)
     _, from_decoder = prefill(decoder, batch.prompt, batch.prompt_lengths, capacity=7)
     behind_full, _ = extend(decoder, batch.answer, from_full)
@@ -121,7 +121,7 @@ def test_the_decoder_reads_the_full_models_cache(full, decoder):
 
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_unpruned_handoff_equals_the_full_model(full, first_token):
-    batch = make_batch()
+    batch = make_rows()
     first, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=8)
     cache = handoff(cache, full.config, full.config, first_token)
     if first_token == "decoder":
@@ -135,7 +135,7 @@ def test_unpruned_handoff_equals_the_full_model(full, first_token):
 
 
 def test_handing_over_without_the_last_position_shortens_by_one(full):
-    batch = make_batch()
+    batch = make_rows()
     _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=1)
     shorter = handoff(cache, full.config, full.config, "decoder")
     np.testing.assert_array_equal(shorter.lengths, batch.prompt_lengths - 1)
@@ -159,7 +159,7 @@ def test_a_cache_that_does_not_fit_is_refused(field, value):
 
 
 def test_handoff_casts_to_the_decoders_dtype(full):
-    batch = make_batch()
+    batch = make_rows()
     _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=1)
     narrow = dataclasses.replace(CONFIG, dtype="bfloat16")
     assert handoff(cache, CONFIG, narrow, "full").key.dtype == jnp.bfloat16

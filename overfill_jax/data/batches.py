@@ -1,10 +1,10 @@
-"""Owns batches of fixed shape: which examples a training step sees, and how they are padded.
+"""Owns the batch: examples laid out in rows of two streams, one of prompts and one of answers.
 
-Everything is a pure function of (examples, seed, step), so a resumed run repeats and skips nothing.
+A row holds one example or several, one behind the other; segments tell them apart. Nothing here
+decides which examples share a row (see `packing.py`) or a batch (see `order.py`).
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -12,116 +12,76 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from overfill_jax.data.instructions import Example
+from overfill_jax.data.packing import longest_shape
 from overfill_jax.data.tokenizers import Ids
-from overfill_jax.errors import InputError
 
-SLOT_MULTIPLE = 8  # prompt and answer slots are whole multiples of it
+# Prompt ids, answer ids, and the index of the example.
+Piece = tuple[Ids, Ids, int]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Prompts and answers, both right-padded with 0; an empty row has an answer of length 0."""
+    """Prompts and answers in two streams of slots; one example a row is just one segment a row.
 
-    prompt: Int[Array | np.ndarray, "B P"]
-    prompt_lengths: Int[Array | np.ndarray, "B"]
-    answer: Int[Array | np.ndarray, "B R"]
-    answer_lengths: Int[Array | np.ndarray, "B"]
-    rows: Int[Array | np.ndarray, "B"]  # index of the example, -1 in an empty row
-
-
-class Batches:
-    """The endless sequence of training batches, indexed by step.
-
-    Each epoch is a permutation of its own, and batches run across the border of two epochs, so
-    every example is seen exactly once an epoch. All batches have the same shape.
+    Attributes:
+      prompt: tokens, padded with 0.
+      prompt_segments: the example within the row, from 1; 0 in padding.
+      prompt_positions: of the token in its own example, from 0.
+      answer: tokens of the answers, which are what is to be predicted; padded with 0.
+      answer_segments: as in the prompts.
+      answer_positions: of the token in its own example: they go on from those of the prompt.
+      prompt_end: slot in `prompt` of the last prompt token of the example that an answer slot
+        belongs to; 0 in padding.
+      examples: index of the example that an answer slot belongs to; -1 in padding.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int, cutoff: bool):
-        """Prepares batches of `batch_size`.
+    prompt: Int[Array | np.ndarray, "B P"]
+    prompt_segments: Int[Array | np.ndarray, "B P"]
+    prompt_positions: Int[Array | np.ndarray, "B P"]
+    answer: Int[Array | np.ndarray, "B R"]
+    answer_segments: Int[Array | np.ndarray, "B R"]
+    answer_positions: Int[Array | np.ndarray, "B R"]
+    prompt_end: Int[Array | np.ndarray, "B R"]
+    examples: Int[Array | np.ndarray, "B R"]
 
-        Args:
-          examples: what to train on.
-          batch_size: rows of a batch.
-          seed: chooses the order and the cutoffs.
-          cutoff: move a random first part of each answer into its prompt (the reference's
-            `random_data_cutoff`), so the decoder also learns to start amid an answer.
 
-        Raises:
-          InputError: there are fewer examples than rows in a batch.
-        """
-        if len(examples) < batch_size:
-            raise InputError(
-                f"training data: found {len(examples)} examples, "
-                f"expected at least one batch of {batch_size}"
-            )
-        self._examples = examples
-        self._batch_size = batch_size
-        self._seed = seed
-        self._cutoff = cutoff
-        moved = [max(0, len(one.answer) - 2) if cutoff else 0 for one in examples]
-        longest = max(len(one.prompt) + more for one, more in zip(examples, moved, strict=True))
-        self._prompt_slots = _slots(longest)
-        self._answer_slots = _slots(max(len(one.answer) for one in examples))
-        # A batch touches two epochs at most.
-        self._order = functools.lru_cache(maxsize=2)(self._new_order)
+def lay_out(rows: Sequence[Sequence[Piece]], prompt_slots: int, answer_slots: int) -> Batch:
+    """Lays out rows of examples, each of at least one prompt token; a row may be empty.
 
-    def at(self, step: int) -> Batch:
-        """Returns the batch of `step`, counted from 0."""
-        rows, pairs = [], []
-        for position in range(step * self._batch_size, (step + 1) * self._batch_size):
-            epoch, place = divmod(position, len(self._examples))
-            row = int(self._order(epoch)[place])
-            rows.append(row)
-            pairs.append(self._split(epoch, row))
-        return _stack(pairs, rows, self._prompt_slots, self._answer_slots)
-
-    def _new_order(self, epoch: int) -> Int[np.ndarray, "N"]:
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self._examples))
-
-    def _split(self, epoch: int, row: int) -> tuple[Ids, Ids]:
-        one = self._examples[row]
-        if not self._cutoff or len(one.answer) < 3:
-            return one.prompt, one.answer
-        # Two tokens stay: the full model gives the first, the decoder must learn at least one.
-        # 1 + row, because numpy takes (seed, epoch, 0) for (seed, epoch).
-        random = np.random.default_rng((self._seed, epoch, 1 + row))
-        moved = int(random.integers(len(one.answer) - 1))
-        return np.concatenate([one.prompt, one.answer[:moved]]), one.answer[moved:]
+    The examples of a row have to fit; see `packing.py`.
+    """
+    prompts = np.zeros((3, len(rows), prompt_slots), np.int32)
+    answers = np.zeros((5, len(rows), answer_slots), np.int32)
+    answers[4] = -1
+    steps = np.arange(prompt_slots + answer_slots, dtype=np.int32)
+    for row, pieces in enumerate(rows):
+        p = r = 0  # where the next prompt and the next answer begin
+        for segment, (prompt, answer, example) in enumerate(pieces, 1):
+            length, end = len(prompt), len(prompt) + len(answer)
+            slots = slice(p, p + length)
+            prompts[0, row, slots] = prompt
+            prompts[1, row, slots] = segment
+            prompts[2, row, slots] = steps[:length]
+            p += length
+            slots = slice(r, r + len(answer))
+            answers[0, row, slots] = answer
+            answers[1, row, slots] = segment
+            answers[2, row, slots] = steps[length:end]
+            answers[3, row, slots] = p - 1
+            answers[4, row, slots] = example
+            r += len(answer)
+    return Batch(*prompts, *answers)
 
 
 def evaluation_batches(examples: Sequence[Example], batch_size: int) -> list[Batch]:
-    """Returns all examples in order in batches of one shape; empty rows fill the last one."""
-    prompt_slots = _slots(max(len(one.prompt) for one in examples))
-    answer_slots = _slots(max(len(one.answer) for one in examples))
-    batches = []
-    for start in range(0, len(examples), batch_size):
-        part = examples[start : start + batch_size]
-        empty = batch_size - len(part)
-        # An empty row still has one prompt token, because prefill reads out a last one.
-        pairs = [(one.prompt, one.answer) for one in part] + empty * [([0], [])]
-        rows = [*range(start, start + len(part)), *empty * [-1]]
-        batches.append(_stack(pairs, rows, prompt_slots, answer_slots))
-    return batches
-
-
-def _slots(length: int) -> int:
-    return -(-length // SLOT_MULTIPLE) * SLOT_MULTIPLE
-
-
-def _stack(
-    pairs: Sequence[tuple[Ids, Ids]], rows: Sequence[int], prompt_slots: int, answer_slots: int
-) -> Batch:
-    prompts, answers = zip(*pairs, strict=True)
-    prompt, prompt_lengths = _pad(prompts, prompt_slots)
-    answer, answer_lengths = _pad(answers, answer_slots)
-    return Batch(prompt, prompt_lengths, answer, answer_lengths, np.asarray(rows, np.int32))
-
-
-def _pad(
-    sequences: Sequence[Ids], slots: int
-) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B"]]:
-    padded = np.zeros((len(sequences), slots), np.int32)
-    for row, ids in enumerate(sequences):
-        padded[row, : len(ids)] = ids
-    return padded, np.asarray([len(ids) for ids in sequences], np.int32)
+    """All examples in order, one a row, in batches of one shape; empty rows fill the last."""
+    prompts = np.array([len(one.prompt) for one in examples])
+    answers = np.array([len(one.answer) for one in examples])
+    shape = longest_shape(prompts, answers, cutoff=False)
+    rows = [[(one.prompt, one.answer, index)] for index, one in enumerate(examples)]
+    rows += [[]] * (-len(rows) % batch_size)
+    return [
+        lay_out(rows[i : i + batch_size], shape.prompt_slots, shape.answer_slots)
+        for i in range(0, len(rows), batch_size)
+    ]

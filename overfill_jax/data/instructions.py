@@ -17,6 +17,7 @@ from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from overfill_jax.data import chat, conversations, jsonl
+from overfill_jax.data.sources import read_lines
 from overfill_jax.data.tokenizers import Tokenizer
 from overfill_jax.errors import InputError
 
@@ -85,8 +86,25 @@ def load_examples(
     Raises:
       InputError: `source` cannot be read or holds no usable row.
     """
-    examples: list[Example] = []
     rejected: list[Rejected] = []
+    examples = list(read_examples(source, split, tokenizer, template, options, rejected))
+    report(source, len(examples), rejected)
+    return examples, rejected
+
+
+def read_examples(
+    source: str | Path,
+    split: str,
+    tokenizer: Tokenizer,
+    template: chat.ChatTemplate,
+    options: ReadOptions,
+    rejected: list[Rejected],
+) -> Iterator[Example]:
+    """Yields the examples of `source` one by one; what cannot be used goes to `rejected`.
+
+    Raises:
+      InputError: `source` cannot be read.
+    """
     for row, value in read_rows(source, split, rejected):
         try:
             conversation = conversations.with_answer(
@@ -102,9 +120,7 @@ def load_examples(
             except InputError as error:
                 rejected.append(Rejected(row, str(error)))
             else:
-                examples.append(Example(row, prompt, answer, family, messages[-1]["content"]))
-    _report(source, examples, rejected)
-    return examples, rejected
+                yield Example(row, prompt, answer, family, messages[-1]["content"])
 
 
 def read_rows(
@@ -117,22 +133,13 @@ def read_rows(
     Raises:
       InputError: `source` is missing or cannot be read.
     """
-    for row, line in tqdm(_read_lines(Path(source), split), str(source), unit=" rows", delay=1):
+    for row, line in tqdm(read_lines(Path(source), split), str(source), unit=" rows", delay=1):
         try:
             value = jsonl.parse(line)
         except InputError as error:
             rejected.append(Rejected(row, str(error)))
         else:
             yield row, value
-
-
-def _read_lines(source: Path, split: str) -> list[tuple[int, bytes]]:
-    if not source.is_dir():
-        return list(jsonl.read_lines(source))
-    # TFDS takes half a second to import, and only its folders need it.
-    from overfill_jax.data import tfds_rows
-
-    return tfds_rows.read_lines(source, split)
 
 
 def _answered(messages: list[dict], turns: str) -> Iterator[list[dict]]:
@@ -157,20 +164,26 @@ def _encode(
     return np.asarray(prompt, np.int32), np.asarray(answer, np.int32)
 
 
-def _report(source: str | Path, examples: Sequence[Example], rejected: Sequence[Rejected]) -> None:
+def report(source: str | Path, examples: int, rejected: Sequence[Rejected]) -> None:
+    """Logs how many examples a source holds, and what was rejected by which reason and line.
+
+    Raises:
+      InputError: there is no example.
+    """
     lines = defaultdict(list)
     for one in rejected:
         lines[one.reason].append(one.row)
     most_first = sorted(lines, key=lambda reason: -len(lines[reason]))
-    summary = "; ".join(f"{reason} ({_count(lines[reason])})" for reason in most_first)
+    summary = "; ".join(f"{reason} ({count_lines(lines[reason])})" for reason in most_first)
     if not examples:
         raise InputError(f"{source}: no usable row: {summary or 'it is empty'}")
-    logging.info("%s: %d examples", source, len(examples))
+    logging.info("%s: %d examples", source, examples)
     if rejected:
         logging.warning("%s: rejected %d: %s", source, len(rejected), summary)
 
 
-def _count(lines: list[int]) -> str:
+def count_lines(lines: Sequence[int]) -> str:
+    """A few line numbers, and how many there are if not just one."""
     if len(lines) == 1:
         return f"line {lines[0]}"
     more = ", ..." if len(lines) > LINES_SHOWN else ""

@@ -1,11 +1,13 @@
-"""The data stage: JSONL files become a TFDS folder; without any, the procedural tasks are made."""
+"""The data stage: sources become a TFDS folder; without any, the procedural tasks are made."""
 
+import functools
 from pathlib import Path
 
 import ml_collections
 from absl import logging
 
 from overfill_jax.data import jsonl, procedural
+from overfill_jax.data.sources import mixed_lines, parse_sources
 from overfill_jax.errors import InputError
 
 
@@ -13,12 +15,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes `data/`, and `tokenizer/` if the procedural tasks shall have one of their own."""
     c = config.data
     given = {"train": c.train, "validation": c.validation, "test": c.test}
-    sources = {split: Path(source) for split, source in given.items() if source}
+    sources = {split: parse_sources(source) for split, source in given.items() if source}
     if sources:
         # TFDS takes half a second to import, and only its folders need it.
         from overfill_jax.data import tfds_rows
 
-        tfds_rows.build(sources, workdir / "data")
+        lines = {
+            split: functools.partial(mixed_lines, mixture, split, config.seed)
+            for split, mixture in sources.items()
+        }
+        tfds_rows.build(lines, workdir / "data")
         logging.info("saved %s: TFDS splits %s", workdir / "data", ", ".join(sources))
     else:
         _make_tasks(c, config.seed, workdir)

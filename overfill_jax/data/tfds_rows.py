@@ -1,30 +1,32 @@
 """Owns instruction rows as a TFDS dataset (array_record files, no TensorFlow).
 
-Rows of instruction data have no common set of columns, so a record is a line of the JSONL file
-and its number; what is wrong with a line is found when it is read, exactly as with the file itself.
+Rows of instruction data have no common set of columns, so a record is a line of JSON and its
+number; what is wrong with a line is found when it is read, exactly as with the file it came from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from overfill_jax.data import jsonl
 from overfill_jax.errors import InputError
 from overfill_jax.files import replace_folder
 
+# Numbered lines, from the beginning at every call.
+Lines = Callable[[], Iterable[tuple[int, bytes]]]
+
 
 class JsonlRows(tfds.core.GeneratorBasedBuilder):
-    """Lines of local JSONL files, one file for each split."""
+    """Lines of JSON, by split."""
 
     VERSION = tfds.core.Version("1.0.0")
     # Where TFDS would look for checksums of downloads. There are none, and its search imports
     # importlib_resources, which TFDS 4.9.10 does not declare.
     code_path = None
 
-    def __init__(self, *, files: Mapping[str, Path], **kwargs):
-        self._files = dict(files)
+    def __init__(self, *, lines: Mapping[str, Lines], **kwargs):
+        self._lines = dict(lines)
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -37,26 +39,23 @@ class JsonlRows(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # everything is local
-        return {split: self._generate_examples(file) for split, file in self._files.items()}
+        return {split: self._generate_examples(lines) for split, lines in self._lines.items()}
 
-    def _generate_examples(self, file: Path):
-        for row, line in jsonl.read_lines(file):
+    def _generate_examples(self, lines: Lines):
+        for row, line in lines():
             yield row, {"row": row, "line": line}
 
 
-def build(jsonl_by_split: Mapping[str, Path], target: Path) -> None:
-    """Writes the lines of JSONL files to the folder `target`, whole or not at all.
+def build(lines: Mapping[str, Lines], target: Path) -> None:
+    """Writes splits of numbered lines to the folder `target`, whole or not at all.
 
     With several processes on one disk, only one of them may call this.
 
     Raises:
-      InputError: a file is missing or has no line, or `target` cannot be written.
+      InputError: `target` cannot be written, or the lines cannot be read.
     """
-    for file in jsonl_by_split.values():
-        if next(jsonl.read_lines(Path(file)), None) is None:
-            raise InputError(f"{file}: it is empty, expected one JSON object a line")
     with replace_folder(target) as folder:
-        builder = JsonlRows(files=jsonl_by_split, data_dir=folder, file_format="array_record")
+        builder = JsonlRows(lines=lines, data_dir=folder, file_format="array_record")
         builder.download_and_prepare()
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from overfill_jax.data.batches import evaluation_batches
 from overfill_jax.data.chat import load_template
 from overfill_jax.data.instructions import Example, Rejected, load_examples, read_options
-from overfill_jax.data.tokenizers import Tokenizer, load_tokenizer
+from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import report, results, table
 from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
@@ -25,15 +25,19 @@ from overfill_jax.evaluation.matching import find_match
 from overfill_jax.evaluation.results import Result, Verdict
 from overfill_jax.evaluation.systems import FULL, System, find_systems, missing_folders
 from overfill_jax.inference.answers import Answer
-from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.generation import Generator, check_prompt
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
 from overfill_jax.model.transformer import Model
 from overfill_jax.training.objective import answer_log_likelihoods
-from overfill_jax.weights.folders import load_model
+from overfill_jax.two_stage import FIRST_TOKEN
+from overfill_jax.weights.folders import check_pair, load_config, load_model
+
+# Answer slots of a row whose logits exist at a time.
+LOSS_CHUNK = 64
 
 # Of the module, so that systems of the same shapes share one compilation.
-_log_likelihoods = jax.jit(answer_log_likelihoods, static_argnames="first_token")
+_log_likelihoods = jax.jit(answer_log_likelihoods, static_argnames=("first_token", "chunk"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Evaluates every system in `workdir`; writes results/, report/ and a table to the console."""
     c = config.evaluate
     present, missing = find_systems(workdir)
+    for system in present:
+        check_pair(workdir / system.reader, workdir / system.writer, c.first_token)
     task, rejected = load_task(config, workdir)
+    check_prompts(task, present, c.source, workdir)
     for system in missing:
         lacking = ", ".join(missing_folders(system, workdir))
         logging.info("%s: skipped, the workdir has no %s", system.title, lacking)
@@ -99,14 +106,16 @@ def load_task(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Task, l
     for key, least in (("batch_size", 1), ("max_new_tokens", 1), ("rows", 0), ("samples", 0)):
         if c[key] < least:
             raise InputError(f"evaluate.{key}: found {c[key]}, expected at least {least}")
+    if c.first_token not in FIRST_TOKEN:
+        raise InputError(
+            f"evaluate.first_token: found {c.first_token!r}, expected one of {FIRST_TOKEN}"
+        )
     match = find_match(c.match)
-    tokenizer = load_tokenizer(workdir / FULL.reader)
+    folder = workdir / FULL.reader
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, load_config(folder).vocab_size, str(folder))
     examples, rejected = load_examples(
-        c.source,
-        c.split,
-        tokenizer,
-        load_template(workdir / FULL.reader),
-        read_options(config.text),
+        c.source, c.split, tokenizer, load_template(folder), read_options(config.text)
     )
     examples = examples[: c.rows or None]
     for example in examples:
@@ -117,6 +126,19 @@ def load_task(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Task, l
             )
     task = Task(examples, tokenizer, match, c.first_token, c.max_new_tokens, c.batch_size)
     return task, rejected
+
+
+def check_prompts(task: Task, systems: Sequence[System], source: str, workdir: Path) -> None:
+    """Refuses a prompt that one of the systems cannot answer, before any of them is loaded.
+
+    Raises:
+      InputError: names the source, the line and the system's folder.
+    """
+    for folder in dict.fromkeys(folder for system in systems for folder in system.folders):
+        shape = load_config(workdir / folder)
+        for example in task.examples:
+            name = f"{source}, line {example.row}, for {folder}"
+            check_prompt(example.prompt, task.max_new_tokens, shape, name)
 
 
 def settings(config: ml_collections.ConfigDict, task: Task, rejected: Sequence[Rejected]) -> dict:
@@ -168,7 +190,9 @@ def log_likelihoods(
     batches = evaluation_batches(task.examples, task.batch_size)
     total = -(-len(task.examples) // task.batch_size)
     rows = [
-        np.asarray(_log_likelihoods(reader, writer, batch, first_token=task.first_token))
+        np.asarray(
+            _log_likelihoods(reader, writer, batch, first_token=task.first_token, chunk=LOSS_CHUNK)
+        )
         for batch in tqdm(batches, f"{title}: loss", total, leave=False, unit=" batches")
     ]
     return np.concatenate(rows)[: len(task.examples)]

@@ -18,6 +18,7 @@ from overfill_jax.inference.answers import Answer, Draft
 from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, read_prompts, write_chunk
 from overfill_jax.inference.sampling import Sampling
+from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
 
 # Tokens between two looks at the answer when somebody watches it appear.
@@ -112,27 +113,13 @@ class Generator:
                 yield text
 
     def check_prompt(self, prompt: Ids, max_new_tokens: int, name: str) -> None:
-        """Refuses a prompt that cannot be answered; `name` is what the error calls it.
+        """Refuses a prompt that one of the two models cannot answer; see the function.
 
         Raises:
-          InputError: the prompt is empty, holds a token that the models lack, or leaves no room
-            for `max_new_tokens`; or those are below 1.
+          InputError: as the function.
         """
-        tokens = np.asarray(prompt)
-        if not tokens.size:
-            raise InputError(f"{name}: found no tokens, expected at least one")
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
-        vocabulary = self._reader.config.vocab_size
-        strangers = tokens[(tokens < 0) | (tokens >= vocabulary)]
-        if strangers.size:
-            raise InputError(f"{name}: found token {strangers[0]}, expected 0 to {vocabulary - 1}")
-        limit = min(self._reader.config.max_position, self._writer.config.max_position)
-        if tokens.size + max_new_tokens > limit:
-            raise InputError(
-                f"{name}: {tokens.size} tokens and {max_new_tokens} new ones make "
-                f"{tokens.size + max_new_tokens}, the model's limit is {limit}"
-            )
+        for model in (self._reader, self._writer):
+            check_prompt(prompt, max_new_tokens, model.config, name)
 
     def _draft(self, stop: str | Sequence[str]) -> Draft:
         stop = (stop,) if isinstance(stop, str) else stop
@@ -189,6 +176,30 @@ class Generator:
             tokens[row, : len(prompt)] = prompt
             lengths[row] = len(prompt)
         return tokens, lengths
+
+
+def check_prompt(prompt: Ids, max_new_tokens: int, config: ModelConfig, name: str) -> None:
+    """Refuses a prompt that a model of this shape cannot answer; `name` is what the error calls it.
+
+    Raises:
+      InputError: the prompt is empty, holds a token that the model lacks, or leaves no room for
+        `max_new_tokens`; or those are below 1.
+    """
+    tokens = np.asarray(prompt)
+    if not tokens.size:
+        raise InputError(f"{name}: found no tokens, expected at least one")
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
+    strangers = tokens[(tokens < 0) | (tokens >= config.vocab_size)]
+    if strangers.size:
+        raise InputError(
+            f"{name}: found token {strangers[0]}, expected 0 to {config.vocab_size - 1}"
+        )
+    if tokens.size + max_new_tokens > config.max_position:
+        raise InputError(
+            f"{name}: {tokens.size} tokens and {max_new_tokens} new ones make "
+            f"{tokens.size + max_new_tokens}, the model's limit is {config.max_position}"
+        )
 
 
 def _in_compute_dtype(model: Model) -> Model:

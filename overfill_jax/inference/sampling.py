@@ -101,5 +101,6 @@ def _limit(
     before = jnp.cumsum(probability, axis=-1) - probability
     # Sums round: at top_p = 1 they could cut a tail that nobody asked to cut.
     within_p = (before < top_p[:, None]) | (top_p[:, None] >= 1)
-    last = jnp.sum(within_k & within_p, axis=-1, keepdims=True) - 1
+    # The likeliest stays, whatever top_p has become in float32.
+    last = jnp.maximum(jnp.sum(within_k & within_p, axis=-1, keepdims=True) - 1, 0)
     return jnp.where(logits >= jnp.take_along_axis(falling, last, axis=-1), logits, -jnp.inf)

@@ -10,7 +10,7 @@ from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.weights.folders import load_model
+from overfill_jax.weights.folders import check_pair, load_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,13 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
     """Loads the pair that `config.generate` names from its folders in `workdir`.
 
     Raises:
-      InputError: a folder is missing or broken, the two models do not fit, a setting is out of
-        range.
+      InputError: a folder is missing or broken, the two models do not fit or were not made for each
+        other, a setting is out of range.
     """
     c = config.generate
     sampling = Sampling(c.temperature, c.top_k, c.top_p, config.seed)
     folder = workdir / c.full
+    check_pair(folder, workdir / c.decoder, c.first_token)
     reader = load_model(folder, c.dtype)
     writer = reader if c.decoder == c.full else load_model(workdir / c.decoder, c.dtype)
     tokenizer = load_tokenizer(folder)

@@ -1,8 +1,20 @@
-"""Attention over the cache, behind one function: the place where faster kernels slot in."""
+"""Attention over the cache, behind one function, and the choice of who computes it.
 
-import jax
-import jax.numpy as jnp
+`attention_xla` is the reference and runs everywhere. The kernels `attention_splash` (TPU) and
+`attention_cudnn` (NVIDIA GPU) never hold the [T, S] logits, and give the same within rounding.
+"""
+
+import functools
+
+from absl import logging
 from jaxtyping import Array, Float, Int
+
+from overfill_jax.errors import InputError
+from overfill_jax.model import attention_cudnn, attention_splash, attention_xla
+from overfill_jax.model.layout import on_parts, platform
+
+KERNELS = {"splash": attention_splash, "cudnn": attention_cudnn}
+KERNEL_OF_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 
 
 def attention(
@@ -12,6 +24,7 @@ def attention(
     query_segments: Int[Array, "B T"],
     key_segments: Int[Array, "B S"],
     offset: Int[Array, ""] | int,
+    implementation: str,
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention in slot coordinates.
 
@@ -19,23 +32,61 @@ def attention(
     segment. Segment 0 is padding and sees only itself's kind; its output is never read. Because
     causality is by slot, ragged prompts need no per-row mask other than the segments, and
     positions enter through the rotary embedding alone.
+
+    Args:
+      query: of the new tokens.
+      key, value: of all slots, those of the new tokens included.
+      query_segments, key_segments: the sequence that each belongs to.
+      offset: slot of the first new token. A kernel is built for one offset: where it is not an
+        `int` but traced, as in the decode loop, the reference computes.
+      implementation: as `ModelConfig.attention`.
+
+    Raises:
+      InputError: a kernel is asked for by name that cannot run here.
     """
-    slots = jnp.arange(key.shape[1])
-    causal = slots[None, :] <= offset + jnp.arange(query.shape[1])[:, None]
-    mask = causal[None] & (query_segments[:, :, None] == key_segments[:, None, :])
-    return _attention_xla(query, key, value, mask)
+    name = choose(implementation, query, key, offset)
+    if name == "xla":
+        return attention_xla.attend(query, key, value, query_segments, key_segments, offset)
+
+    def attend(grouped, *others):
+        flat = grouped.reshape(*grouped.shape[:2], -1, grouped.shape[-1])
+        return KERNELS[name].attend(flat, *others, offset).reshape(grouped.shape)
+
+    # Grouped, so that query heads lie where the kv heads that they read lie.
+    grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
+    keys, rows = ("batch", None, "kv_heads", None), ("batch", None)
+    mixed = on_parts(
+        attend,
+        (grouped, key, value, query_segments, key_segments),
+        ((*keys, None), keys, keys, rows, rows),
+    )
+    return mixed.reshape(query.shape)
 
 
-def _attention_xla(
+def choose(
+    implementation: str,
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
-    value: Float[Array, "B S K H"],
-    mask: Array,
-) -> Float[Array, "B T N H"]:
-    batch, length, heads, head_dim = query.shape
-    grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
-    logits = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask[:, None, None], logits * head_dim**-0.5, -1e30)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value)
-    return mixed.reshape(batch, length, heads, head_dim)
+    offset: Int[Array, ""] | int,
+) -> str:
+    """Who computes `attention` of these: "xla", "splash" or "cudnn"."""
+    # One token streams the cache once, whoever computes.
+    if query.shape[1] == 1 or not isinstance(offset, int):
+        return "xla"
+    here = platform()
+    name = KERNEL_OF_PLATFORM.get(here, "xla") if implementation == "auto" else implementation
+    if name == "xla":
+        return "xla"
+    obstacle = KERNELS[name].obstacle(here, query, key)
+    if obstacle is None:
+        return name
+    if implementation == name:
+        raise InputError(f"attention is {name!r}, which {obstacle}")
+    _log_once(f"attention is computed by xla, for {name} {obstacle}")
+    return "xla"
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    """Every layout of tokens is traced several times."""
+    logging.info("%s", message)

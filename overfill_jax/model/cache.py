@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -21,19 +22,25 @@ class KVCache:
       segments: [B, S], 0 for an empty or padded slot, otherwise the number of the sequence that
         the slot belongs to.
       lengths: [B], tokens of each row so far; also the position of its next token.
-      cursor: the next slot to be written.
+      cursor: the next slot to be written. A numpy integer from `prefill_hidden` until the cache
+        enters a loop or another compiled function, which trace it.
     """
 
     key: Float[Array, "L B S K H"]
     value: Float[Array, "L B S K H"]
     segments: Int[Array, "B S"]
     lengths: Int[Array, "B"]
-    cursor: Int[Array, ""]
+    cursor: Int[Array | np.integer, ""]
 
     @property
     def capacity(self) -> int:
         """S: slots per row, filled or not."""
         return self.segments.shape[1]
+
+    @property
+    def known_cursor(self) -> int | None:
+        """The cursor where it is known when compiling."""
+        return int(self.cursor) if isinstance(self.cursor, np.integer) else None
 
     def grow(self, slots: int) -> "KVCache":
         """The same cache with `slots` empty slots behind it."""

@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Literal
 
+from overfill_jax.errors import InputError
+
+ATTENTION = ("auto", "xla", "splash", "cudnn")
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -42,6 +46,8 @@ class ModelConfig:
       qkv_bias: biases on the query, key and value projections (Qwen2).
       qk_norm: RMSNorm over each query and key head (Qwen3).
       dtype: what activations, cache and products are computed in; parameters keep their own.
+      attention: who computes attention, one of `ATTENTION`; "auto" takes the fastest that the
+        platform and the shapes allow. No property of the model: it is not stored with it.
     """
 
     model_type: str
@@ -59,8 +65,13 @@ class ModelConfig:
     qkv_bias: bool
     qk_norm: bool
     dtype: str = "float32"
+    attention: str = "auto"
 
     def __post_init__(self):
+        if self.attention not in ATTENTION:
+            raise InputError(
+                f"attention is {self.attention!r}, expected one of {', '.join(ATTENTION)}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"

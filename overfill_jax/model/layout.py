@@ -4,7 +4,7 @@ Full model and decoder are laid out by the same table, each with its own widths.
 the project says where an axis lies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -49,3 +49,36 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
         return array
     spec, _ = partition(axes, array.shape, mesh)
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def on_parts(
+    function: Callable[..., jax.Array],
+    arrays: Sequence[jax.Array],
+    axes: Sequence[Sequence[str | None]],
+) -> jax.Array:
+    """`function` of each device's own part of the arrays; one call where no mesh is set.
+
+    For kernels, which the compiler cannot split.
+
+    Args:
+      function: keeps the parts apart; its result is laid out as the first array.
+      arrays: its arguments.
+      axes: the logical axes of each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function(*arrays)
+    specs = tuple(
+        partition(names, array.shape, mesh)[0] for names, array in zip(axes, arrays, strict=True)
+    )
+    # A kernel does not say over which mesh axes its result varies, so this cannot be checked.
+    return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
+
+
+def platform() -> str:
+    """Where the program being traced will run: on the mesh, or on the default device.
+
+    The mesh may be that of a machine elsewhere, for which the program is only compiled.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

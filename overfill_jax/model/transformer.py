@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from overfill_jax.model.attention import attention
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import constrain
 from overfill_jax.model.rope import rotate, rotation
 
 Params = dict[str, Any]
@@ -89,6 +90,7 @@ class Attention(nn.Module):
     """Projects, rotates, writes the new keys and values into the cache, attends."""
 
     config: ModelConfig
+    offset: int | None
 
     @nn.compact
     def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
@@ -104,7 +106,8 @@ class Attention(nn.Module):
             write = jax.lax.dynamic_update_slice_in_dim
             key = write(layer_cache[0], key.astype(layer_cache[0].dtype), cursor, axis=1)
             value = write(layer_cache[1], value.astype(layer_cache[1].dtype), cursor, axis=1)
-        mixed = attention(query, key, value, segments, key_segments, cursor)
+        offset = cursor if self.offset is None else self.offset
+        mixed = attention(query, key, value, segments, key_segments, offset, c.attention)
         shape = (c.num_heads, c.head_dim, c.hidden_size)
         axes = ("heads", "head_dim", "embed")
         scale = (2 * c.num_layers) ** -0.5
@@ -155,23 +158,30 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then MLP, each behind its own norm and added to the stream."""
+    """One layer: attention, then MLP, each behind its own norm and added to the stream.
+
+    `offset` is the cursor where it is known when compiling: an argument would be traced where the
+    layers are scanned and rematerialised, and attention kernels are built for one offset.
+    """
 
     config: ModelConfig
     observe: Observe | None
+    offset: int | None
 
     @nn.compact
     def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
         c = self.config
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="attention_norm")(x)
         self._observe("attention_input", normed)
-        mixed, layer_cache = Attention(c, name="attention")(
+        mixed, layer_cache = Attention(c, self.offset, name="attention")(
             normed, layer_cache, rope, segments, key_segments, cursor
         )
         x = x + mixed
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="mlp_norm")(x)
         self._observe("mlp_input", normed)
-        return x + MLP(c, self.observe, name="mlp")(normed), layer_cache
+        x = x + MLP(c, self.observe, name="mlp")(normed)
+        # Said in every layer: the compiler would otherwise be free to split the stream's width.
+        return constrain(x, "batch", None, None), layer_cache
 
     def _observe(self, name: str, activation) -> None:
         if self.observe is not None:
@@ -184,6 +194,7 @@ class Transformer(nn.Module):
     config: ModelConfig
     remat: str
     observe: Observe | None = None
+    offset: int | None = None
 
     def setup(self):
         c = self.config
@@ -203,7 +214,7 @@ class Transformer(nn.Module):
             length=c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        self.layers = stacked(c, self.observe)
+        self.layers = stacked(c, self.observe, self.offset)
         self.final_norm = RMSNorm(c.hidden_size, "embed", c.norm_epsilon)
         if not c.tied_embeddings:
             shape, axes = (c.hidden_size, c.vocab_size), ("embed", "vocab")
@@ -211,7 +222,7 @@ class Transformer(nn.Module):
 
     def __call__(self, tokens, positions, segments, cache: KVCache | None):
         c = self.config
-        x = jnp.take(self.embed(), tokens, axis=0)
+        x = constrain(jnp.take(self.embed(), tokens, axis=0), "batch", None, None)
         rope = rotation(c.rope, c.head_dim, positions)
         layer_caches = None if cache is None else (cache.key, cache.value)
         key_segments = segments if cache is None else cache.segments
@@ -242,7 +253,8 @@ def hidden_states(
     Without a cache the tokens see one another and S = T; with one they are written to its slots
     `cursor .. cursor + T`, and `cache.segments` must already count them.
     """
-    transformer = Transformer(model.config, remat)
+    offset = 0 if cache is None else cache.known_cursor
+    transformer = Transformer(model.config, remat, offset=offset)
     variables = {"params": model.params}
     hidden, (key, value) = transformer.apply(variables, tokens, positions, segments, cache)
     return hidden, key, value
@@ -260,7 +272,7 @@ def observed_statistics(
       `attention_input` and `mlp_input` [L, B, D], the outputs of the two norms, and `inner`
       [L, B, F], the input of the down projection.
     """
-    transformer = Transformer(model.config, "none", observe)
+    transformer = Transformer(model.config, "none", observe, offset=0)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     variables = {"params": model.params}
     _, sown = transformer.apply(variables, tokens, positions, segments, None, mutable=["observed"])

@@ -13,8 +13,10 @@ from overfill_jax.errors import InputError
 from overfill_jax.pruning.importance import measure_importance, save_importance
 from overfill_jax.pruning.samples import (
     POSITIONS,
+    ROWS,
     Samples,
     from_examples,
+    join,
     read_text,
     save_samples,
     select,
@@ -34,7 +36,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "model": fingerprint(model),
         "source": c.source,
         "positions": c.positions,
-        "longest": int(c.longest),
+        "rows": c.rows,
         "length": c.length,
         "dtype": c.dtype,
     }
@@ -51,8 +53,11 @@ def gather(config: ml_collections.ConfigDict, workdir: Path) -> Samples:
       InputError: nothing usable, or a setting that does not fit the source.
     """
     c = config.calibrate
-    if c.positions not in POSITIONS:
-        raise InputError(f"calibrate.positions: found {c.positions!r}, expected one of {POSITIONS}")
+    for key, known in (("positions", POSITIONS), ("rows", ROWS)):
+        if c[key] not in known:
+            raise InputError(f"calibrate.{key}: found {c[key]!r}, expected one of {known}")
+    if c.rows == "packed" and c.positions == "answer":
+        raise InputError("calibrate.positions: packed rows are cut anywhere, expected 'all'")
     for key in ("samples", "length", "batch_size"):
         if c[key] < 1:
             raise InputError(f"calibrate.{key}: found {c[key]}, expected at least 1")
@@ -70,4 +75,6 @@ def gather(config: ml_collections.ConfigDict, workdir: Path) -> Samples:
         options = read_options(config.text)
         examples, _ = load_examples(source, c.split, tokenizer, template, options)
         rows, starts = from_examples(examples, c.positions)
-    return select(rows, starts, c.samples, c.length, c.longest)
+    if c.rows == "packed":
+        return join(rows, c.samples, c.length)
+    return select(rows, starts, c.samples, c.length, longest=c.rows == "longest")

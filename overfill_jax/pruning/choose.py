@@ -31,15 +31,18 @@ def kept_width(name: str, size: int, amount: float | int, multiple_of: int) -> i
     Args:
       name: what an error calls the setting.
       size: channels of the full model.
-      amount: the share to remove, in [0, 1); or, as a whole number from 1 on, the width to keep.
-        A float of exactly 1.0 is refused rather than guessed at.
+      amount: a share to remove, in [0, 1); or, as a whole number from 1 on, the width to keep. A
+        float of exactly 1.0 is refused rather than guessed at, and so is a width of 0; 0.0 is the
+        share that removes nothing.
       multiple_of: a width that follows from a share is rounded down to a multiple of it.
 
     Raises:
-      InputError: ratio outside [0, 1), width of 0 or above `size`.
+      InputError: neither such a share nor such a width.
     """
+    if multiple_of < 1:
+        raise InputError(f"prune.multiple_of: found {multiple_of}, expected at least 1")
     if isinstance(amount, int) or amount > 1:
-        if amount != int(amount) or not 1 <= amount <= size:
+        if not 1 <= amount <= size or amount != int(amount):
             raise InputError(
                 f"{name}: found width {amount:g}, expected a whole number from 1 to {size}, "
                 "or a ratio in [0, 1)"
@@ -55,30 +58,68 @@ def kept_width(name: str, size: int, amount: float | int, multiple_of: int) -> i
     return width
 
 
-def choose(
-    importance: Importance, hidden: int, intermediate: int, selection: str, seed: int
-) -> Kept:
-    """Picks the channels that stay.
-
-    `importance` takes the highest scores (equal scores: the lower index), `first` the leading
-    channels, `random` a uniform draw, anew in every layer.
+def kept_widths(
+    config: ModelConfig, hidden: float | int, intermediate: float | int, multiple_of: int
+) -> tuple[int, int]:
+    """`kept_width` of both kinds of channels.
 
     Raises:
-      InputError: unknown selection.
+      InputError: one of them does not exist, or nothing would be removed.
+    """
+    width = kept_width("prune.hidden", config.hidden_size, hidden, multiple_of)
+    mlp_width = kept_width(
+        "prune.intermediate", config.intermediate_size, intermediate, multiple_of
+    )
+    if (width, mlp_width) == (config.hidden_size, config.intermediate_size):
+        raise InputError(
+            f"prune.hidden and prune.intermediate: found {hidden:g} and {intermediate:g}, which "
+            "keep every channel, expected one of them to remove some"
+        )
+    return width, mlp_width
+
+
+def choose(
+    config: ModelConfig,
+    importance: Importance | None,
+    hidden: int,
+    intermediate: int,
+    selection: str,
+    seed: int,
+) -> Kept:
+    """Picks the channels of a model of this shape that stay.
+
+    `importance` takes the highest scores (equal scores: the lower index), `first` the leading
+    channels, `random` a uniform draw, anew in every layer; these two look at no importance.
+
+    Raises:
+      InputError: unknown selection, or no importance for it.
+    """
+    check_selection(selection)
+    if selection == "importance" and importance is None:
+        raise InputError("prune.selection: found 'importance', but none was measured")
+    rng = np.random.default_rng(seed)
+
+    def pick(scores: np.ndarray | None, size: int, width: int) -> np.ndarray:
+        if selection == "random":
+            scores = rng.random(size)
+        elif selection == "first":
+            scores = -np.arange(size)
+        return np.sort(np.argsort(-scores, kind="stable")[:width]).astype(np.int32)
+
+    scores = [None] * config.num_layers if importance is None else importance.intermediate
+    layers = [pick(of_layer, config.intermediate_size, intermediate) for of_layer in scores]
+    hidden_scores = None if importance is None else importance.hidden
+    return Kept(pick(hidden_scores, config.hidden_size, hidden), np.stack(layers))
+
+
+def check_selection(selection: str) -> None:
+    """Refuses an unknown one.
+
+    Raises:
+      InputError: names it, and those that are known.
     """
     if selection not in SELECTIONS:
         raise InputError(f"prune.selection: found {selection!r}, expected one of {SELECTIONS}")
-    rng = np.random.default_rng(seed)
-
-    def pick(scores: np.ndarray, width: int) -> np.ndarray:
-        if selection == "random":
-            scores = rng.random(len(scores))
-        elif selection == "first":
-            scores = -np.arange(len(scores))
-        return np.sort(np.argsort(-scores, kind="stable")[:width]).astype(np.int32)
-
-    layers = [pick(scores, intermediate) for scores in importance.intermediate]
-    return Kept(pick(importance.hidden, hidden), np.stack(layers))
 
 
 def check_kept(kept: Kept, config: ModelConfig, where: str) -> None:

@@ -57,7 +57,7 @@ def measure_importance(
     the norm over samples closes. Sums are kept in float64, so batching does not matter.
 
     Raises:
-      InputError: unknown statistic or norm, or no sample at all.
+      InputError: unknown statistic or norm, no sample at all, or a score that is not finite.
     """
     for name, value, known in (
         ("statistic", statistic, STATISTICS),
@@ -82,10 +82,12 @@ def measure_importance(
         raise InputError("calibrate: no sample with a token that counts")
     provenance = {"statistic": statistic, "sample_norm": sample_norm}
     provenance |= {"samples": samples, "tokens": tokens}
-    root = 1 / power
-    return Importance(
-        (hidden**root).astype(np.float32), (intermediate**root).astype(np.float32), provenance
-    )
+    scores = [(sums ** (1 / power)).astype(np.float32) for sums in (hidden, intermediate)]
+    if not all(np.isfinite(array).all() for array in scores):
+        raise InputError(
+            f"calibrate: the model's activations overflow in {config.dtype}, expected finite ones"
+        )
+    return Importance(*scores, provenance)
 
 
 @jax.jit(static_argnames="statistic")
@@ -118,15 +120,17 @@ def load_importance(path: Path, config: ModelConfig, fingerprint: str) -> Import
     """Reads what `save_importance` wrote, for the model that it was measured on.
 
     Raises:
-      InputError: not such a file, or of another model.
+      InputError: not such a file, of another model, or with a score that is not finite.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             hidden, intermediate = arrays["hidden"], arrays["intermediate"]
             provenance = json.loads(str(arrays["provenance"]))
+            model = provenance["model"]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; the calibrate stage writes it") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # A lone array is no context, and what it holds of JSON may be of any kind.
+    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not an importance file ({error})") from error
     found = hidden.shape, intermediate.shape
     expected = (config.hidden_size,), (config.num_layers, config.intermediate_size)
@@ -135,9 +139,11 @@ def load_importance(path: Path, config: ModelConfig, fingerprint: str) -> Import
             f"{path}: importance of another model: shapes {found[0]} and {found[1]}, "
             f"expected {expected[0]} and {expected[1]}"
         )
-    if provenance["model"] != fingerprint:
+    if model != fingerprint:
         raise InputError(
-            f"{path}: importance of another model: fingerprint {provenance['model']}, "
-            f"expected {fingerprint}"
+            f"{path}: importance of another model: fingerprint {model}, expected {fingerprint}"
         )
+    for name, scores in (("hidden", hidden), ("intermediate", intermediate)):
+        if scores.dtype.kind != "f" or not np.isfinite(scores).all():
+            raise InputError(f"{path}: {name} holds NaN or Inf, expected finite scores")
     return Importance(hidden, intermediate, provenance)

@@ -11,23 +11,31 @@ from overfill_jax import files
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.size import decode_bytes, parameters_by_part
 from overfill_jax.model.transformer import Model
-from overfill_jax.pruning.choose import Kept, check_kept, choose, kept_width, save_kept
+from overfill_jax.pruning.choose import (
+    Kept,
+    check_kept,
+    check_selection,
+    choose,
+    kept_widths,
+    save_kept,
+)
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import load_importance
 from overfill_jax.pruning.samples import Samples, load_samples
 from overfill_jax.pruning.text_loss import text_loss
 from overfill_jax.weights.folders import fingerprint, load_model, save_model
 from overfill_jax.weights.official_indices import load_indices
+from overfill_jax.weights.origin import Origin
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Cuts the full model to the widths of `config.prune` and says what that costs."""
     full = load_model(workdir / "full")
-    kept = choose_channels(config, full, workdir)
+    identity = fingerprint(full)
+    kept = choose_channels(config, full.config, identity, workdir)
     pruned = cut(full, kept)
-    samples = workdir / "calibration.npz"
-    losses = measure_losses(config, full, pruned, load_samples(samples)) if samples.exists() else {}
-    save_model(workdir / "pruned", pruned, workdir / "full")
+    losses = measure_losses(config, full, pruned, workdir / "calibration.npz")
+    save_model(workdir / "pruned", pruned, workdir / "full", Origin(identity, first_token=None))
     save_kept(workdir / "kept.npz", kept)
     dtype = full.params["embed"]["embedding"].dtype.name
     report = {"loss_on_calibration_text": losses, **size_report(full.config, pruned.config, dtype)}
@@ -36,32 +44,69 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         logging.info("%s", line)
 
 
-def choose_channels(config: ml_collections.ConfigDict, full: Model, workdir: Path) -> Kept:
-    """The channels that stay: given index sets where the config names a file, else by choice."""
+def choose_channels(
+    config: ml_collections.ConfigDict, shape: ModelConfig, identity: str, workdir: Path
+) -> Kept:
+    """The channels that stay: given index sets where the config names a file, else by choice.
+
+    Raises:
+      InputError: a setting or a file that does not fit the full model of this shape and
+        fingerprint.
+    """
     c = config.prune
+    check_selection(c.selection)
     if c.indices:
         hidden, intermediate = load_indices(Path(c.indices))
-        check_kept(Kept(hidden, intermediate), full.config, c.indices)
+        check_kept(Kept(hidden, intermediate), shape, c.indices)
         return Kept(np.sort(hidden), np.sort(intermediate, axis=1))
-    shape = full.config
-    hidden = kept_width("prune.hidden", shape.hidden_size, c.hidden, c.multiple_of)
-    intermediate = kept_width(
-        "prune.intermediate", shape.intermediate_size, c.intermediate, c.multiple_of
-    )
-    importance = load_importance(workdir / "importance.npz", shape, fingerprint(full))
-    return choose(importance, hidden, intermediate, c.selection, config.seed)
+    widths = kept_widths(shape, c.hidden, c.intermediate, c.multiple_of)
+    importance = None
+    if c.selection == "importance":
+        importance = load_importance(workdir / "importance.npz", shape, identity)
+    return choose(shape, importance, *widths, c.selection, config.seed)
 
 
 def measure_losses(
-    config: ml_collections.ConfigDict, full: Model, pruned: Model, samples: Samples
-) -> dict[str, float]:
-    """Nats per token on the calibration text, of the full model and of the untrained copy."""
+    config: ml_collections.ConfigDict, full: Model, pruned: Model, path: Path
+) -> dict[str, float] | None:
+    """Nats per token on the calibration text, of the full model and of the untrained copy.
+
+    None where there is no such text, as for indices that were released.
+
+    Raises:
+      InputError: the samples are not those of this model's tokenizer.
+    """
+    if not path.exists():
+        logging.info("%s: no such file, so that the loss before training is not measured", path)
+        return None
+    samples = load_samples(path)
+    check_samples(samples, full.config, path)
     c = config.calibrate
     losses = {}
     for name, model in (("full", full), ("pruned", pruned)):
         shape = dataclasses.replace(model.config, dtype=c.dtype)
         losses[name] = text_loss(Model(shape, model.params), samples.batches(c.batch_size))
     return losses
+
+
+def check_samples(samples: Samples, config: ModelConfig, path: Path) -> None:
+    """Refuses samples whose arrays do not fit each other or this model.
+
+    Raises:
+      InputError: names the file and what does not fit.
+    """
+    shapes = [array.shape for array in (samples.tokens, samples.lengths, samples.starts)]
+    whole = all(a.dtype.kind == "i" for a in (samples.tokens, samples.lengths, samples.starts))
+    if not whole or len(shapes[0]) != 2 or not shapes[1] == shapes[2] == shapes[0][:1]:
+        raise InputError(f"{path}: shapes {shapes}, expected integers [M, T], [M] and [M]")
+    if not (samples.lengths <= shapes[0][1]).all():
+        raise InputError(f"{path}: a length exceeds the {shapes[0][1]} tokens of a row")
+    least, most = samples.tokens.min(initial=0), samples.tokens.max(initial=0)
+    if least < 0 or most >= config.vocab_size:
+        raise InputError(
+            f"{path}: found tokens {least}..{most}, expected 0..{config.vocab_size - 1}; it was "
+            "written for another model"
+        )
 
 
 def size_report(full: ModelConfig, pruned: ModelConfig, dtype: str) -> dict:

@@ -17,6 +17,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.pruning.importance import CalibrationBatch
 
 POSITIONS = ("all", "answer")
+ROWS = ("longest", "first", "packed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,25 @@ def from_examples(
     return rows, [len(e.prompt) if positions == "answer" else 0 for e in examples]
 
 
+def join(rows: Sequence[np.ndarray], count: int, length: int) -> Samples:
+    """Puts rows one behind the other and cuts them into `count` samples of `length` tokens.
+
+    No slot is padding; what does not fill the last sample is left out.
+
+    Raises:
+      InputError: there is not enough text for one sample.
+    """
+    tokens = np.concatenate(rows)
+    whole = min(count, len(tokens) // length)
+    if not whole:
+        raise InputError(
+            f"calibrate: {len(tokens)} tokens in all, expected at least one sample of {length}"
+        )
+    _report_missing(whole, count)
+    samples = tokens[: whole * length].reshape(whole, length)
+    return Samples(samples, np.full(whole, length, np.int32), np.zeros(whole, np.int32))
+
+
 def select(
     rows: Sequence[np.ndarray], starts: Sequence[int], count: int, length: int, longest: bool
 ) -> Samples:
@@ -94,8 +114,7 @@ def select(
     if longest:
         usable.sort(key=lambda i: -len(rows[i]))
     chosen = usable[:count]
-    if len(chosen) < count:
-        logging.warning("calibrate: %d samples where %d were asked for", len(chosen), count)
+    _report_missing(len(chosen), count)
     lengths = np.array([min(len(rows[i]), length) for i in chosen], np.int32)
     tokens = np.zeros((len(chosen), lengths.max()), np.int32)
     for row, i in enumerate(chosen):
@@ -130,3 +149,8 @@ def as_batches(batches: Iterable[Int[np.ndarray, "B T"]]) -> Iterator[Calibratio
         tokens = np.asarray(batch, np.int32)
         every = np.ones(tokens.shape, bool)
         yield CalibrationBatch(tokens, every, every)
+
+
+def _report_missing(found: int, count: int) -> None:
+    if found < count:
+        logging.warning("calibrate: %d samples where %d were asked for", found, count)

@@ -1,20 +1,20 @@
-"""The loop: steps, metrics, validation, checkpoints; resumes where the last checkpoint stands."""
+"""The loop: steps, metrics, validation, checkpoints; ends early on a notice of preemption."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 
+from overfill_jax import distributed
 from overfill_jax.data.batches import Batch
 from overfill_jax.errors import InputError
-from overfill_jax.model.transformer import Params
 from overfill_jax.training.metrics import MetricsWriter
-from overfill_jax.training.step import Metrics, Setup, TrainState, train_step, validation_sums
+from overfill_jax.training.pace import Pace
+from overfill_jax.training.profiling import Profiler
+from overfill_jax.training.step import Metrics, TrainState
 from overfill_jax.weights.checkpoints import Checkpoints
-
-# In this order on the console.
-SHOWN = ("loss", "cross_entropy", "kl", "gradient_norm", "learning_rate", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,61 +26,86 @@ class Intervals:
     checkpoint: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What looks on: the metrics' writer, speed, and a profiler."""
+
+    writer: MetricsWriter
+    pace: Pace
+    profiler: Profiler
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for one in (self.writer, self.pace, self.profiler):
+            one.close()
+
+
 def fit(
-    setup: Setup,
+    step_once: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    validation_loss: Callable[[TrainState], float],
     state: TrainState,
-    frozen: dict[str, Params],
-    batch_at: Callable[[int], Batch],
-    validation: Sequence[Batch],
+    batches: Iterator[Batch],
     steps: int,
     intervals: Intervals,
     checkpoints: Checkpoints,
-    writer: MetricsWriter,
+    watch: Watch,
 ) -> TrainState:
-    """Trains from `state.step` to `steps`; the batch of a step follows from its number alone.
+    """Trains from `state.step` to `steps`.
 
-    Losses are looked at one step late, so that the device never waits for the host, and before
+    Metrics are looked at one step late, so that the device never waits for the host, and before
     every save, so that no checkpoint holds a diverged state.
+
+    Args:
+      step_once: one step; its state is donated.
+      validation_loss: mean loss per answer token.
+      state: to begin with.
+      batches: from that of step `state.step` on.
+      steps: number of the last step.
+      intervals: of logging, validation and checkpoints.
+      checkpoints: of this run.
+      watch: who is told.
 
     Returns:
       The state after the last step. The best by validation is in `checkpoints`.
 
     Raises:
-      InputError: a loss or gradient is not finite; the checkpoints saved before it remain.
+      InputError: a loss, gradient or weight is not finite; the checkpoints saved before remain.
+      Preempted: the machine is about to be taken away; the state is saved.
     """
     first = int(state.step) + 1
     pending: tuple[int, Metrics] | None = None
 
     def look() -> None:
         if pending:
-            values = finite(*pending)
+            values = watch.pace.add(*finite(*pending))
             if pending[0] in (first, steps) or pending[0] % intervals.log == 0:
-                writer.write(pending[0], values)
+                watch.writer.write(pending[0], values | watch.pace.read())
 
     for step in range(first, steps + 1):
-        state, metrics = train_step(setup, state, frozen, batch_at(step - 1))
+        watch.profiler.at(step)
+        with watch.pace.waiting():
+            batch = next(batches)
+        with watch.pace.stepping(step):
+            state, metrics = step_once(state, batch)
         look()
         pending = step, metrics
-        validate = step % intervals.validate == 0 or step == steps
-        if validate or step % intervals.checkpoint == 0:
-            look()
-            pending = None
-        if validate:
-            loss = validation_loss(setup, state, frozen, validation)
-            writer.write(step, {"validation_loss": loss})
-            checkpoints.save(step, state_tree(state), {"validation_loss": loss})
-        elif step % intervals.checkpoint == 0:
-            checkpoints.save(step, state_tree(state), None)
+        preempted = distributed.preempted(step)
+        validate = step == steps or (step % intervals.validate == 0 and not preempted)
+        if not (validate or preempted or step % intervals.checkpoint == 0):
+            continue
+        look()
+        pending = None
+        with watch.pace.paused():
+            scores = None
+            if validate:
+                scores = {"validation_loss": validation_loss(state)}
+                watch.writer.write(step, scores)
+            check_finite(step, state, scores)
+            checkpoints.save(step, state_tree(state), scores)
+        if preempted and step < steps:
+            checkpoints.wait()
+            raise distributed.Preempted(f"saved after step {step} of {steps}")
     return state
-
-
-def validation_loss(
-    setup: Setup, state: TrainState, frozen: dict[str, Params], batches: Sequence[Batch]
-) -> float:
-    """Mean loss per counted answer token over all batches."""
-    sums = [validation_sums(setup, state.params, frozen, batch) for batch in batches]
-    total = jax.tree.map(lambda *values: math.fsum(map(float, values)), *sums)
-    return total["loss"] / max(total["tokens"], 1.0)
 
 
 def state_tree(state: TrainState) -> dict:
@@ -88,18 +113,39 @@ def state_tree(state: TrainState) -> dict:
     return {"step": state.step, "params": state.params, "optimizer": state.optimizer}
 
 
-def finite(step: int, metrics: Metrics) -> dict[str, float]:
-    """The metrics of a step on the host.
+def finite(step: int, metrics: Metrics) -> tuple[int, dict[str, float]]:
+    """The metrics of a step on the host, behind its number.
 
     Raises:
       InputError: loss or gradient norm is not finite.
     """
-    fetched = jax.device_get(metrics)
-    values = {name: float(fetched[name]) for name in SHOWN}
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     for name in ("loss", "gradient_norm"):
         if not math.isfinite(values[name]):
-            raise InputError(
-                f"training stopped at step {step}: {name} is {values[name]}; the last good "
-                "checkpoint is kept. A lower train.learning_rate or train.clip_norm may help"
-            )
-    return values
+            raise _diverged(step, f"{name} is {values[name]}")
+    return step, values
+
+
+def check_finite(step: int, state: TrainState, scores: dict[str, float] | None) -> None:
+    """Keeps a state out of the checkpoints that its own last update has spoilt.
+
+    Raises:
+      InputError: a weight or the validation loss is not finite.
+    """
+    for name, value in (scores or {}).items():
+        if not math.isfinite(value):
+            raise _diverged(step, f"{name} is {value}")
+    if not bool(_all_finite(state.params)):
+        raise _diverged(step, "a weight is not finite")
+
+
+@jax.jit
+def _all_finite(params: dict) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _diverged(step: int, what: str) -> InputError:
+    return InputError(
+        f"training stopped at step {step}: {what}; the last good checkpoint is kept. "
+        "A lower train.learning_rate or train.clip_norm may help"
+    )

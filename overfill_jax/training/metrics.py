@@ -7,61 +7,67 @@ from pathlib import Path
 from absl import logging
 from tensorboardX import SummaryWriter
 
-from overfill_jax import files
+from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
+
+FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends scalars of a run to its folder and prints them with the rate and the time left.
+    """Appends scalars of a run to its folder and prints them with the time left.
 
     A resumed run drops what was written after the step it goes on from, so that no step
-    appears twice.
+    appears twice. Of several processes only the first writes.
     """
 
     def __init__(self, folder: Path, steps: int, start: int):
         self._steps = steps
-        # The first step compiles; the clock starts behind it.
-        self._clock: tuple[int, float] | None = None
-        self._path = folder / "metrics.jsonl"
+        self._clock = start, time.monotonic()
+        self._main = distributed.is_main()
+        if not self._main:
+            return
+        path = folder / FILE
         kept = [row for row in read_metrics(folder) if row["step"] <= start] if start else []
-        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self._path.open("a")
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Records `values` under `step` and prints one line."""
+        if not self._main:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        logging.info("step %d/%d  %s  %s", step, self._steps, shown, self._pace(step))
+        first, began = self._clock
+        left = (time.monotonic() - began) / (step - first) * (self._steps - step)
+        logging.info("step %d/%d  %s  %s left", step, self._steps, shown, _duration(left))
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
-
-    def _pace(self, step: int) -> str:
-        if self._clock is None:
-            self._clock = step, time.monotonic()
-            return "compiled"
-        first, began = self._clock
-        rate = max(step - first, 1) / (time.monotonic() - began)
-        return f"{rate:.3g} steps/s, {_duration((self._steps - step) / rate)} left"
+        if self._main:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float | int]]:
-    """The rows of a run's `metrics.jsonl`; none where it has not started.
+    """The rows of a run's metrics; none where it has not started.
+
+    A last line that is cut short, as a killed process leaves it, is passed over.
 
     Raises:
-      InputError: a line is not JSON.
+      InputError: another line is not JSON.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / FILE
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     rows = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
             raise InputError(f"{path}:{number}: not JSON ({error})") from error
     return rows
 

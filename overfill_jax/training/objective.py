@@ -1,80 +1,115 @@
-"""What training minimises: the answer's tokens, teacher-forced behind the prompt's cache.
+"""What training minimises: the answers' tokens, teacher-forced behind their prompts' cache.
 
-Paper, section 3.2. One path for every method: a *reader* reads the prompt, a *writer* goes on
+Paper, section 3.2. One path for every method: a *reader* reads the prompts, a *writer* goes on
 from its cache. In two-stage training they are the full model and the decoder; a model alone is
-both.
+both. A row may hold several examples, told apart by their segments.
 """
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from overfill_jax.data.batches import Batch
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
-from overfill_jax.two_stage import extend, handoff, prefill
+from overfill_jax.training.losses import token_losses
+from overfill_jax.two_stage import extend_hidden, handoff, prefill_hidden
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Weights of the two losses, and who gives the first answer token ("full" or "decoder").
+    """What is minimised.
 
-    The KL divergence is KL(full || writer) at `kl_temperature` T, times T**2 so that its
-    gradients keep their size (Hinton et al., arXiv 1503.02531).
+    Attributes:
+      cross_entropy_weight, kl_weight: of the two losses.
+      kl_temperature: of both distributions in KL(full || writer).
+      first_token: who gives the first answer token, "full" or "decoder".
+      chunk: answer slots of a row whose logits exist at a time.
     """
 
     cross_entropy_weight: float
     kl_weight: float
     kl_temperature: float
     first_token: str
+    chunk: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A prompt that has been read: logits of its last token [B, V], cache, and who read it."""
+class Prompts:
+    """Prompts that have been read: hidden states and cache, and the shape of who read them."""
 
-    logits: Float[Array, "B V"]
+    hidden: Float[Array, "B P D"]
     cache: KVCache
     config: ModelConfig
 
 
-def read_prompt(reader: Model, batch: Batch, remat: str) -> Prompt:
-    """The prompt's last logits and its cache with room for the whole answer."""
-    room = batch.answer.shape[1]
-    logits, cache = prefill(reader, batch.prompt, batch.prompt_lengths, room, remat)
-    return Prompt(logits, cache, reader.config)
+def read_prompts(reader: Model, batch: Batch, remat: str) -> Prompts:
+    """Reads the prompts, with room for the whole answers in the cache."""
+    hidden, cache = prefill_hidden(
+        reader,
+        batch.prompt,
+        batch.prompt_segments,
+        batch.prompt_positions,
+        batch.answer.shape[1],
+        remat,
+    )
+    return Prompts(hidden, cache, reader.config)
 
 
-def answer_logits(
-    prompt: Prompt, writer: Model, batch: Batch, first_token: str, remat: str
-) -> Float[Array, "B R V"]:
-    """Logits that predict each answer token, token 0 included.
+def writer_hidden(
+    prompts: Prompts, writer: Model, batch: Batch, first_token: str, remat: str
+) -> Float[Array, "B R D"]:
+    """The writer's hidden states, slot r of which predicts `answer[:, r]`.
 
-    With `first_token` "full" the reader's logits predict token 0, and the writer reads tokens
-    0..R-2 to predict the rest. With "decoder" the writer reads the prompt's last token as well.
+    In slot r the writer reads the answer's token before. In an answer's first slot that is the
+    prompt's last token if the decoder gives the first answer token, and nothing if the full model
+    does, whose hidden state then stands in `reader_hidden`.
     """
-    cache = handoff(prompt.cache, prompt.config, writer.config, first_token)
+    cache = handoff(prompts.cache, prompts.config, writer.config, first_token)
+    last = jnp.take_along_axis(batch.prompt, batch.prompt_end, axis=1)
+    first = first_slots(batch)
+    tokens = jnp.where(first, last, jnp.roll(batch.answer, 1, axis=1))
+    segments = batch.answer_segments
     if first_token == "full":
-        lengths = jnp.maximum(batch.answer_lengths - 1, 0)
-        rest, _ = extend(writer, batch.answer[:, :-1], cache, lengths, remat)
-        return jnp.concatenate([prompt.logits[:, None], rest], axis=1)
-    last = jnp.maximum(batch.prompt_lengths - 1, 0)[:, None]
-    last_token = jnp.take_along_axis(batch.prompt, last, axis=1)
-    inputs = jnp.concatenate([last_token, batch.answer[:, :-1]], axis=1)
-    logits, _ = extend(writer, inputs, cache, batch.answer_lengths, remat)
-    return logits
+        segments = jnp.where(first, 0, segments)
+    hidden, _ = extend_hidden(writer, tokens, segments, batch.answer_positions - 1, cache, remat)
+    return hidden
+
+
+def reader_hidden(prompts: Prompts, batch: Batch) -> Float[Array, "B R D"]:
+    """The reader's hidden states of the prompts' last tokens, in the slots of their answers."""
+    return jnp.take_along_axis(prompts.hidden, batch.prompt_end[..., None], axis=1)
+
+
+def first_slots(batch: Batch) -> Bool[Array, "B R"]:
+    """Where answers begin."""
+    before = jnp.pad(batch.answer_segments[:, :-1], ((0, 0), (1, 0)))
+    return (batch.answer_segments != before) & (batch.answer_segments > 0)
+
+
+def alone_hidden(
+    prompts: Prompts, model: Model, batch: Batch, first_token: str, remat: str
+) -> Float[Array, "B R D"]:
+    """Hidden states that predict every answer token, of a model that read the prompts itself."""
+    hidden = writer_hidden(prompts, model, batch, first_token, remat)
+    if first_token == "decoder":
+        return hidden
+    return jnp.where(first_slots(batch)[..., None], reader_hidden(prompts, batch), hidden)
 
 
 def answer_log_likelihoods(
-    reader: Model, writer: Model, batch: Batch, first_token: str
+    reader: Model, writer: Model, batch: Batch, first_token: str, chunk: int
 ) -> Float[Array, "B R"]:
-    """Log-probability of every answer token; 0 beyond the answer's length."""
-    prompt = read_prompt(reader, batch, "none")
-    logits = answer_logits(prompt, writer, batch, first_token, "none")
-    return jnp.where(_in_answer(batch), _log_likelihoods(logits, batch.answer), 0.0)
+    """Log-probability of every answer token; 0 in padding."""
+    prompts = read_prompts(reader, batch, "none")
+    hidden = writer_hidden(prompts, writer, batch, first_token, "none")
+    losses, _ = token_losses(writer, hidden, batch.answer, chunk)
+    if first_token == "full":
+        firsts, _ = token_losses(reader, reader_hidden(prompts, batch), batch.answer, chunk)
+        losses = jnp.where(first_slots(batch), firsts, losses)
+    return jnp.where(batch.answer_segments > 0, -losses, 0.0)
 
 
 def loss_sums(
@@ -93,7 +128,7 @@ def loss_sums(
       trained: names of the models that training changes. The first answer token counts only
         where the model that gives it is one of them.
       objective: what is minimised.
-      batch: padded rows; a row with an empty answer adds nothing.
+      batch: rows; one without an answer adds nothing.
       remat: what the backward pass recomputes in trained models.
 
     Returns:
@@ -101,34 +136,35 @@ def loss_sums(
     """
     reader, writer = (models[name] for name in roles)
     remats = {name: remat if name in trained else "none" for name in models}
-    prompt = read_prompt(reader, batch, remats[roles[0]])
-    logits = answer_logits(prompt, writer, batch, objective.first_token, remats[roles[1]])
-    counted = _in_answer(batch)
-    if objective.first_token == "full" and roles[0] not in trained:
-        counted = counted & (jnp.arange(counted.shape[1]) > 0)
-    cross_entropy = -jnp.sum(jnp.where(counted, _log_likelihoods(logits, batch.answer), 0.0))
-    kl = jnp.zeros(())
-    if objective.kl_weight:
-        full = models["full"]
-        full_prompt = prompt if roles[0] == "full" else read_prompt(full, batch, "none")
-        target = answer_logits(full_prompt, full, batch, "full", "none")
-        divergence = _kl(jax.lax.stop_gradient(target), logits, objective.kl_temperature)
-        kl = jnp.sum(jnp.where(counted, divergence, 0.0))
+    prompts = read_prompts(reader, batch, remats[roles[0]])
+    target = _target(models, roles, prompts, batch) if objective.kl_weight else None
+    counted, first = batch.answer_segments > 0, first_slots(batch)
+    arguments = prompts, writer, batch, objective.first_token, remats[roles[1]]
+    if roles[0] == roles[1]:
+        parts = [(writer, alone_hidden(*arguments), counted)]
+    elif objective.first_token == "decoder":
+        parts = [(writer, writer_hidden(*arguments), counted)]
+    else:
+        parts = [(writer, writer_hidden(*arguments), counted & ~first)]
+        if roles[0] in trained:
+            parts += [(reader, reader_hidden(prompts, batch), first)]
+    cross_entropy, kl, tokens = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
+    for model, hidden, mask in parts:
+        losses = token_losses(
+            model, hidden, batch.answer, objective.chunk, target, objective.kl_temperature
+        )
+        cross_entropy += jnp.sum(jnp.where(mask, losses[0], 0.0))
+        kl += jnp.sum(jnp.where(mask, losses[1], 0.0))
+        tokens += jnp.sum(mask)
     loss = objective.cross_entropy_weight * cross_entropy + objective.kl_weight * kl
-    tokens = jnp.sum(counted).astype(jnp.float32)
     return {"loss": loss, "cross_entropy": cross_entropy, "kl": kl, "tokens": tokens}
 
 
-def _in_answer(batch: Batch) -> Array:
-    return jnp.arange(batch.answer.shape[1]) < batch.answer_lengths[:, None]
-
-
-def _log_likelihoods(logits: Array, tokens: Array) -> Array:
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
-
-
-def _kl(target: Array, logits: Array, temperature: float) -> Array:
-    target = jax.nn.log_softmax(target / temperature)
-    logits = jax.nn.log_softmax(logits / temperature)
-    return temperature**2 * jnp.sum(jnp.exp(target) * (target - logits), axis=-1)
+def _target(
+    models: dict[str, Model], roles: tuple[str, str], prompts: Prompts, batch: Batch
+) -> tuple[Model, Float[Array, "B R D"]]:
+    """The full model and its own hidden states for every answer token."""
+    full = models["full"]
+    if roles[0] != "full":
+        prompts = read_prompts(full, batch, "none")
+    return full, alone_hidden(prompts, full, batch, "full", "none")

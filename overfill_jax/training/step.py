@@ -1,14 +1,17 @@
 """One optimiser step: loss, gradients over micro-batches, AdamW on float32 masters."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from overfill_jax.data.batches import Batch
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import constrain
 from overfill_jax.model.transformer import Model, Params
 from overfill_jax.training.objective import Objective, loss_sums
 
@@ -18,9 +21,12 @@ Metrics = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What training changes: the step, float32 weights of the trained models, AdamW's moments."""
+    """What training changes: the step, float32 weights of the trained models, AdamW's moments.
 
-    step: Int[Array, ""]
+    The leaves are arrays, or what stands for them: their shapes, or where they lie.
+    """
+
+    step: Any
     params: dict[str, Params]
     optimizer: optax.OptState
 
@@ -32,6 +38,7 @@ class Setup:
     Attributes:
       configs: pairs of a model's name and shape, frozen models included.
       roles: names of reader and writer.
+      trained: names of the models that the optimiser changes.
       objective: what is minimised.
       optimizer: the update rule, of `make_optimizer`.
       schedule: learning rate by step, for the metrics.
@@ -41,6 +48,7 @@ class Setup:
 
     configs: tuple[tuple[str, ModelConfig], ...]
     roles: tuple[str, str]
+    trained: frozenset[str]
     objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -72,16 +80,13 @@ def make_optimizer(
     )
 
 
-def init_state(setup: Setup, models: dict[str, Model]) -> TrainState:
-    """A state at step 0 from the models to be trained, their weights copied to float32."""
+def init_state(setup: Setup, params: dict[str, Params]) -> TrainState:
+    """A state at step 0 from the weights of the models to be trained, copied to float32."""
     # Copies: the state is donated at every step, and the caller's weights must outlive it.
-    params = jax.tree.map(
-        lambda x: jnp.array(x, jnp.float32), {name: m.params for name, m in models.items()}
-    )
+    params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
     return TrainState(jnp.zeros((), jnp.int32), params, setup.optimizer.init(params))
 
 
-@jax.jit(static_argnames="setup", donate_argnames="state")
 def train_step(
     setup: Setup, state: TrainState, frozen: dict[str, Params], batch: Batch
 ) -> tuple[TrainState, Metrics]:
@@ -92,17 +97,16 @@ def train_step(
 
     Returns:
       The next state, and `loss`, `cross_entropy`, `kl` per token, `tokens`, `gradient_norm`
-      before clipping, `learning_rate`.
+      before clipping, `learning_rate`, and `filled`, the share of the batch's slots that are no
+      padding.
     """
-
     arrays, structure = jax.tree.flatten(batch)
-    micros = [x.reshape(setup.accumulation, -1, *x.shape[1:]) for x in arrays]
-
-    def sums(params, micro):
-        return _sums(setup, params, frozen, jax.tree.unflatten(structure, micro))
+    micros = [_micro_batches(array, setup.accumulation) for array in arrays]
 
     def one(total, micro):
-        (_, terms), gradients = jax.value_and_grad(sums, has_aux=True)(state.params, micro)
+        batch = jax.tree.unflatten(structure, micro)
+        sums = functools.partial(_sums, setup, frozen=frozen, batch=batch)
+        (_, terms), gradients = jax.value_and_grad(sums, has_aux=True)(state.params)
         return jax.tree.map(jnp.add, total, (terms, gradients)), None
 
     terms = dict.fromkeys(("loss", "cross_entropy", "kl", "tokens"), jnp.zeros(()))
@@ -116,11 +120,11 @@ def train_step(
         "tokens": terms["tokens"],
         "gradient_norm": optax.global_norm(gradients),
         "learning_rate": jnp.asarray(setup.schedule(state.step)),
+        "filled": _filled(batch),
     }
     return TrainState(state.step + 1, params, optimizer), metrics
 
 
-@jax.jit(static_argnames="setup")
 def validation_sums(
     setup: Setup, params: dict[str, Params], frozen: dict[str, Params], batch: Batch
 ) -> Metrics:
@@ -133,6 +137,15 @@ def _sums(
 ) -> tuple[Array, Metrics]:
     configs = dict(setup.configs)
     models = {name: Model(configs[name], p) for name, p in (frozen | params).items()}
-    trained = frozenset(params)
-    terms = loss_sums(models, setup.roles, trained, setup.objective, batch, setup.remat)
+    terms = loss_sums(models, setup.roles, setup.trained, setup.objective, batch, setup.remat)
     return terms["loss"], terms
+
+
+def _filled(batch: Batch) -> Array:
+    segments = jnp.concatenate([batch.prompt_segments, batch.answer_segments], axis=1)
+    return jnp.mean(segments > 0, dtype=jnp.float32)
+
+
+def _micro_batches(array: Array, count: int) -> Array:
+    array = array.reshape(count, -1, *array.shape[1:])
+    return constrain(array, None, "batch", None)

@@ -1,29 +1,52 @@
 """The train stage: full/, pruned/ and instruction data into decoder/ or one of the baselines."""
 
 import dataclasses
-import zlib
+import functools
+import math
 from pathlib import Path
 
 import jax
 import ml_collections
 from absl import logging
+from jax.sharding import Mesh
 
-from overfill_jax import files
-from overfill_jax.data.batches import Batches, evaluation_batches
-from overfill_jax.data.chat import load_template
-from overfill_jax.data.instructions import Example, load_examples, read_options
+from overfill_jax import distributed, files
+from overfill_jax.data.batches import Batch
+from overfill_jax.data.instructions import read_options
+from overfill_jax.data.loader import TrainingLoader, ValidationLoader, read_ahead
+from overfill_jax.data.mixture import load_mixture
+from overfill_jax.data.packing import choose_shape
 from overfill_jax.data.tokenizers import check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import REMAT_POLICIES, Model, Params, init
 from overfill_jax.training.curves import plot_curves
-from overfill_jax.training.loop import Intervals, fit, state_tree
+from overfill_jax.training.loop import Intervals, Watch, fit, state_tree
 from overfill_jax.training.methods import Method, choose_method
 from overfill_jax.training.metrics import MetricsWriter
 from overfill_jax.training.objective import Objective
+from overfill_jax.training.pace import Pace
+from overfill_jax.training.placement import (
+    check_batch,
+    compile_steps,
+    make_placement,
+    to_devices,
+)
+from overfill_jax.training.profiling import Profiler
 from overfill_jax.training.step import Setup, TrainState, init_state, make_optimizer, make_schedule
 from overfill_jax.two_stage import FIRST_TOKEN, check_handoff
 from overfill_jax.weights.checkpoints import Checkpoints
-from overfill_jax.weights.folders import fingerprint, load_model, save_model
+from overfill_jax.weights.folders import fingerprint, load_config, load_model, save_model
+
+FOLDERS = {"full": "full", "decoder": "pruned"}
+# How often to look or save, and how to compute, does not change what is learnt; of data the
+# content counts.
+FREE = (
+    *("log_every", "validate_every", "checkpoint_every", "keep_last", "profile_at"),
+    *("profile_steps", "source", "validation", "remat", "loss_chunk", "accumulation"),
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -31,33 +54,78 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     c = config.train
     check_choices(c)
     method = choose_method(c.method, c.freeze, c.kl_weight)
-    models = load_models(config, method, workdir)
-    examples, held_out = load_data(config, models, workdir)
-    batches = Batches(examples, c.batch_size, config.seed, c.cutoff)
-    steps = c.steps or max(1, c.epochs * len(examples) // c.batch_size)
-    setup = make_setup(c, method, models, steps)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_batch(c.batch_size, c.accumulation, mesh)
+    configs = load_configs(config, method, workdir)
+    training, validation = load_data(config, configs, workdir)
+    steps = c.steps or training.steps(c.epochs)
+    setup = make_setup(c, method, configs, steps)
+    with jax.set_mesh(mesh):
+        models = load_models(config, configs, mesh, workdir)
+        settings = run_settings(config, models, steps, training, validation)
+        best = train(config, method, setup, models, training, validation, settings, workdir)
+        save_outputs(method, models, best, workdir)
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    method: Method,
+    setup: Setup,
+    models: dict[str, Model],
+    training: TrainingLoader,
+    validation: ValidationLoader,
+    settings: dict[str, object],
+    workdir: Path,
+) -> dict[str, Params]:
+    """Trains, or goes on where the last checkpoint stands; the best weights by validation loss."""
+    c = config.train
+    mesh = jax.sharding.get_mesh()
+    placement = make_placement(setup, mesh)
     frozen = {name: m.params for name, m in models.items() if name not in method.trained}
-    state = init_state(setup, {name: models[name] for name in method.trained})
-    metrics = workdir / "metrics" / method.name
-    logging.info(
-        "training %s on %d rows: %d steps of %d", method.name, len(examples), steps, c.batch_size
-    )
+    begin = jax.jit(functools.partial(init_state, setup), out_shardings=placement.state)
+    state = begin({name: models[name].params for name in sorted(method.trained)})
+    step_once, validate = compile_steps(setup, placement)
+    folder, steps = workdir / "metrics" / method.name, settings["steps in all"]
+    put = functools.partial(to_devices, count=c.batch_size, sharding=placement.batch)
     with Checkpoints(workdir / "checkpoints" / method.name, c.keep_last) as checkpoints:
-        settings = run_settings(config, models, steps, [*examples, *held_out])
-        check_same_run(metrics / "run.json", settings, checkpoints.latest)
+        check_same_run(folder / "run.json", settings, checkpoints.latest)
         state = resume(checkpoints, state)
-        writer = MetricsWriter(metrics, steps, int(state.step))
-        intervals = Intervals(c.log_every, c.validate_every, c.checkpoint_every)
-        validation = evaluation_batches(held_out, c.batch_size)
+        logging.info("training %s: %d steps of %d rows", method.name, steps, c.batch_size)
+        watch = Watch(
+            MetricsWriter(folder, steps, int(state.step)),
+            Pace(0.0, None),
+            Profiler(folder / "profile", c.profile_at, c.profile_steps),
+        )
         try:
             state = fit(
-                setup, state, frozen, batches.at, validation, steps, intervals, checkpoints, writer
+                lambda state, batch: step_once(state, frozen, batch),
+                lambda state: validation_loss(validate, state, frozen, validation, put),
+                state,
+                read_ahead(functools.partial(_batch, training, put), int(state.step), steps),
+                steps,
+                Intervals(c.log_every, c.validate_every, c.checkpoint_every),
+                checkpoints,
+                watch,
             )
         finally:
-            writer.close()
+            watch.close()
         best = checkpoints.restore_best(abstract_tree(state))
-    plot_curves(metrics, method.name)
-    save_outputs(method, models, best["params"], workdir)
+    if distributed.is_main():
+        plot_curves(folder, method.name)
+    return best["params"]
+
+
+def validation_loss(validate, state: TrainState, frozen, loader: ValidationLoader, put) -> float:
+    """Mean loss per counted answer token over all validation batches."""
+    sums = [
+        validate(state.params, frozen, _batch(loader, put, step)) for step in range(loader.steps)
+    ]
+    loss, tokens = (math.fsum(float(one[name]) for one in sums) for name in ("loss", "tokens"))
+    return loss / max(tokens, 1.0)
+
+
+def _batch(loader: TrainingLoader | ValidationLoader, put, step: int) -> Batch:
+    return put(functools.partial(loader.rows, step))
 
 
 def check_choices(c: ml_collections.ConfigDict) -> None:
@@ -83,62 +151,87 @@ def check_choices(c: ml_collections.ConfigDict) -> None:
         raise InputError("train: cross_entropy_weight and kl_weight are both 0; nothing to learn")
 
 
-def load_models(
+def load_configs(
     config: ml_collections.ConfigDict, method: Method, workdir: Path
-) -> dict[str, Model]:
-    """The models that the method needs, by name, computing in `train.dtype`."""
+) -> dict[str, ModelConfig]:
+    """The shapes of the models that the method needs, by name, computing as the config says."""
     c = config.train
     names = {method.reader, method.writer} | ({"full"} if c.kl_weight else set())
-    models = {}
-    if "full" in names:
-        models["full"] = load_model(workdir / "full")
-    if "decoder" in names:
-        decoder = load_model(workdir / "pruned")
-        if c.method == "scratch":
-            fresh = init(decoder.config, jax.random.key(config.seed))
-            decoder = dataclasses.replace(fresh, params=_cast_like(fresh.params, decoder.params))
-        models["decoder"] = decoder
-    if len(models) == 2:
-        check_handoff(models["full"].config, models["decoder"].config)
+    configs = {name: load_config(workdir / FOLDERS[name]) for name in sorted(names)}
+    if len(configs) == 2:
+        check_handoff(configs["full"], configs["decoder"])
     return {
-        name: dataclasses.replace(m, config=dataclasses.replace(m.config, dtype=c.dtype))
-        for name, m in models.items()
+        name: dataclasses.replace(one, dtype=c.dtype, attention=config.attention)
+        for name, one in configs.items()
     }
 
 
+def load_models(
+    config: ml_collections.ConfigDict, configs: dict[str, ModelConfig], mesh: Mesh, workdir: Path
+) -> dict[str, Model]:
+    """The models on their places of the mesh, in the dtype that they are stored in."""
+    models = {}
+    for name, shape in configs.items():
+        shardings = weight_shardings(shape, mesh)
+        params = load_model(workdir / FOLDERS[name], shardings=shardings).params
+        if name == "decoder" and config.train.method == "scratch":
+            fresh = jax.jit(lambda key, shape=shape: init(shape, key).params)
+            params = _cast_like(fresh(jax.random.key(config.seed)), params)
+        models[name] = Model(shape, params)
+    return models
+
+
 def load_data(
-    config: ml_collections.ConfigDict, models: dict[str, Model], workdir: Path
-) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples; without `train.validation` the last rows are held out."""
+    config: ml_collections.ConfigDict, configs: dict[str, ModelConfig], workdir: Path
+) -> tuple[TrainingLoader, ValidationLoader]:
+    """Training and validation data; without `train.validation` the last examples are held out."""
     c = config.train
-    tokenizer_folder = workdir / ("full" if "full" in models else "pruned")
-    tokenizer = load_tokenizer(tokenizer_folder)
-    vocab_size = next(iter(models.values())).config.vocab_size
-    check_vocabulary(tokenizer, vocab_size, str(tokenizer_folder))
-    template = load_template(tokenizer_folder)
-    options = read_options(config.text)
-    examples, _ = load_examples(c.source, c.split, tokenizer, template, options)
-    if not c.validation:
-        if len(examples) <= c.validation_rows:
+    if not c.source:
+        raise InputError("train.source: found nothing, expected JSONL files or TFDS folders")
+    folder = workdir / FOLDERS["full" if "full" in configs else "decoder"]
+    vocab_size = next(iter(configs.values())).vocab_size
+    check_vocabulary(load_tokenizer(folder), vocab_size, str(folder))
+    load = functools.partial(
+        load_mixture, tokenizer=folder, options=read_options(config.text), folder=workdir / "tokens"
+    )
+    training = load(c.source, c.split)
+    if c.validation:
+        held_out = load(c.validation, c.validation_split).first(c.validation_rows)
+    else:
+        training, held_out = training.hold_out(c.validation_rows)
+    shapes = [
+        choose_shape(
+            mixture.prompts, mixture.answers, cutoff, c.packing, c.sequence_length, c.prompt_slots
+        )
+        for mixture, cutoff in ((training, c.cutoff), (held_out, False))
+    ]
+    longest = min(one.max_position for one in configs.values())
+    for name, mixture in (("source", training), ("validation", held_out)):
+        most = int((mixture.prompts + mixture.answers).max())
+        if most > longest:
             raise InputError(
-                f"{c.source}: {len(examples)} usable rows, expected more than the "
-                f"{c.validation_rows} that train.validation_rows holds out"
+                f"train.{name}: found an example of {most} tokens, the models read {longest}; "
+                f"expected text.max_total_tokens to be at most that"
             )
-        cut = len(examples) - c.validation_rows
-        return examples[:cut], examples[cut:]
-    held_out, _ = load_examples(c.validation, c.validation_split, tokenizer, template, options)
-    return examples, held_out[: c.validation_rows]
+    return (
+        TrainingLoader(training, shapes[0], c.batch_size, config.seed, c.cutoff),
+        ValidationLoader(held_out, shapes[1], c.batch_size),
+    )
 
 
 def make_setup(
-    c: ml_collections.ConfigDict, method: Method, models: dict[str, Model], steps: int
+    c: ml_collections.ConfigDict, method: Method, configs: dict[str, ModelConfig], steps: int
 ) -> Setup:
     """The part of the run that every step shares."""
     schedule = make_schedule(c.learning_rate, steps, c.warmup, c.final_learning_rate)
+    objective = Objective(
+        c.cross_entropy_weight, c.kl_weight, c.kl_temperature, c.first_token, c.loss_chunk
+    )
     return Setup(
-        configs=tuple((name, m.config) for name, m in models.items()),
+        configs=tuple(configs.items()),
         roles=(method.reader, method.writer),
-        objective=Objective(c.cross_entropy_weight, c.kl_weight, c.kl_temperature, c.first_token),
+        trained=method.trained,
+        objective=objective,
         optimizer=make_optimizer(schedule, c.beta1, c.beta2, c.weight_decay, c.clip_norm),
         schedule=schedule,
         accumulation=c.accumulation,
@@ -150,20 +243,17 @@ def run_settings(
     config: ml_collections.ConfigDict,
     models: dict[str, Model],
     steps: int,
-    examples: list[Example],
+    training: TrainingLoader,
+    validation: ValidationLoader,
 ) -> dict[str, object]:
     """All that decides what the run learns, flat and as JSON knows it."""
-    # How often to look or save does not change what is learnt; of data the content counts.
-    free = ("log_every", "validate_every", "checkpoint_every", "keep_last", "source", "validation")
-    train = {f"train.{k}": v for k, v in config.train.items() if k not in free}
+    train = {f"train.{k}": v for k, v in config.train.items() if k not in FREE}
     weights = {f"fingerprint of {name}": fingerprint(m) for name, m in models.items()}
-    data = 0
-    for example in examples:
-        data = zlib.crc32(example.answer.tobytes(), zlib.crc32(example.prompt.tobytes(), data))
     return {
         "seed": config.seed,
         "steps in all": steps,
-        "checksum of data": data,
+        "training data": training.digest,
+        "validation data": validation.digest,
         **train,
         **weights,
     }
@@ -176,8 +266,13 @@ def check_same_run(path: Path, settings: dict[str, object], latest: int | None) 
       InputError: names the settings that differ from those of the run in the workdir.
     """
     if latest is None:
-        files.write_json(path, settings)
+        if distributed.is_main():
+            files.write_json(path, settings)
         return
+    if not path.exists():
+        raise InputError(
+            f"{path}: missing, while there are checkpoints of its run; remove these to begin anew"
+        )
     before = files.read_json(path)
     differing = [k for k in sorted(settings | before) if settings.get(k) != before.get(k)]
     if differing:
@@ -189,11 +284,12 @@ def check_same_run(path: Path, settings: dict[str, object], latest: int | None) 
 
 
 def resume(checkpoints: Checkpoints, state: TrainState) -> TrainState:
-    """The newest saved state, or the given one where nothing is saved yet."""
-    if checkpoints.latest is None:
+    """The newest saved state that can be read, or the given one where nothing is saved yet."""
+    found = checkpoints.restore_newest(abstract_tree(state))
+    if found is None:
         return state
-    logging.info("resuming after step %d", checkpoints.latest)
-    return TrainState(**checkpoints.restore(checkpoints.latest, abstract_tree(state)))
+    logging.info("resuming after step %d", int(found["step"]))
+    return TrainState(**found)
 
 
 def abstract_tree(state: TrainState) -> dict:

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from overfill_jax import distributed
 from overfill_jax.errors import InputError
 
 PyTree = Any
@@ -94,9 +94,9 @@ class Checkpoints:
                 return load_tree(step, abstract)
             except DamagedError as error:
                 damaged = f"{error}; it is now {step.name}.damaged"
-            if jax.process_index() == 0:
+            if distributed.is_main():
                 step.rename(step.with_name(f"{step.name}.damaged"))
-            multihost_utils.sync_global_devices("damaged checkpoint moved aside")
+            distributed.barrier("damaged checkpoint moved aside")
             self._checkpointer.reload()
             if self.latest is None:
                 raise InputError(f"{damaged}, and there is none before it")

@@ -4,56 +4,58 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from overfill_jax import distributed
 from overfill_jax.errors import InputError
-from overfill_jax.files import read_json, replace_folder, write_json
+from overfill_jax.files import read_object, replace_folder, write_json
 from overfill_jax.model.config import ModelConfig, Rope
 from overfill_jax.model.transformer import Model, Params, abstract
 from overfill_jax.weights.checkpoints import load_tree, save_tree, stored_arrays
-from overfill_jax.weights.hugging_face_config import TOKEN_IDS, from_hugging_face
+from overfill_jax.weights.hugging_face_config import from_hugging_face
 from overfill_jax.weights.hugging_face_import import import_model
+from overfill_jax.weights.origin import Origin, check_origin
+from overfill_jax.weights.tokenizer_files import copy_tokenizer
 
 # Marks a config.json as ours. The shape lies one level deeper, so that transformers finds nothing
 # in it that it could take for a config of its own.
 FORMAT = "overfill_jax model 1"
+OURS = {"format": FORMAT}
 DTYPES = ("float32", "bfloat16", "float16")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
-def save_model(folder: Path, model: Model, tokenizer_source: Path | None) -> None:
-    """Writes a model folder, whole or not at all.
+def save_model(
+    folder: Path, model: Model, tokenizer_source: Path | None, origin: Origin | None = None
+) -> None:
+    """Writes a model folder, whole or not at all; called by every process of a job.
 
     Args:
-      folder: a new or empty one, or one with a model to replace.
+      folder: a new or empty one, or one of ours to replace.
       model: what to write; parameters keep their dtype.
       tokenizer_source: the folder or file whose tokenizer goes along.
+      origin: of a decoder, what it belongs to; None for a model that stands alone.
 
     Raises:
-      InputError: the folder holds something else, or cannot be written.
+      InputError: the folder holds something else, or the source; or it cannot be written.
     """
-    with model_folder(folder) as target:
+    config = {**OURS, "model": _fields(model.config), "fingerprint": fingerprint(model)}
+    if origin is not None:
+        config["origin"] = dataclasses.asdict(origin)
+    with _shared_folder(folder, tokenizer_source) as target:
         save_tree(target / "params", model.params)
+        if not distributed.is_main():
+            return
         if tokenizer_source is not None:
             copy_tokenizer(tokenizer_source, target)
-        config = {"format": FORMAT, "model": dataclasses.asdict(model.config)}
         write_json(target / "config.json", config)
 
 
@@ -67,10 +69,10 @@ def load_model(folder: Path, dtype: str | None = None, shardings: Params | None 
 
     Raises:
       InputError: the folder holds no model, a broken or half-written one, or one that is not
-        understood.
+        understood, or weights that are not finite.
     """
-    if dtype not in (None, *DTYPES):
-        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if dtype is not None:
+        check_dtype("dtype", dtype)
     config, ours = _config(folder)
     if not ours:
         return import_model(folder, config, dtype, shardings)
@@ -86,7 +88,19 @@ def load_model(folder: Path, dtype: str | None = None, shardings: Params | None 
     trees = [abstract(config, config.dtype).params]
     trees += [] if shardings is None else [shardings]
     params = jax.tree_util.tree_map_with_path(wanted, *trees)
-    return Model(config, load_tree(folder / "params", params))
+    params = load_tree(folder / "params", params)
+    _check_finite(folder, params)
+    return Model(config, params)
+
+
+def check_dtype(name: str, dtype: str) -> None:
+    """Refuses what is no dtype of ours; `name` is what the error calls the setting.
+
+    Raises:
+      InputError: names the setting, what was found and what was expected.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"{name} is {dtype!r}, expected one of {', '.join(DTYPES)}")
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -98,13 +112,48 @@ def load_config(folder: Path) -> ModelConfig:
     return _config(folder)[0]
 
 
+def load_origin(folder: Path) -> Origin | None:
+    """What the model in a folder belongs to; None where that is nothing, or is not recorded.
+
+    Raises:
+      InputError: config.json is broken.
+    """
+    source = _source(folder)
+    if "origin" not in source:
+        return None
+    try:
+        return Origin(**source["origin"])
+    except TypeError as error:
+        raise InputError(f"{folder / 'config.json'}: origin is not understood ({error})") from error
+
+
+def load_fingerprint(folder: Path) -> str | None:
+    """The `fingerprint` of the model in a folder of ours as it was saved; None of Hugging Face's.
+
+    Raises:
+      InputError: config.json is broken.
+    """
+    return _source(folder).get("fingerprint")
+
+
+def check_pair(full: Path, decoder: Path, first_token: str) -> None:
+    """Refuses two folders whose models were not made for each other; one folder stands alone.
+
+    Raises:
+      InputError: says what the decoder was made with, and what was found.
+    """
+    origin = load_origin(decoder)
+    if origin is not None and full != decoder:
+        check_origin(origin, str(decoder), load_fingerprint(full), first_token)
+
+
 def fingerprint(model: Model) -> str:
     """A hash of the shape and of a sample of every weight, by which a model is recognised.
 
     The same weights in float32 and in bfloat16 have the same fingerprint, however they are
     sharded and computed.
     """
-    shape = dataclasses.asdict(dataclasses.replace(model.config, dtype=""))
+    shape = _fields(dataclasses.replace(model.config, dtype=""))
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -112,63 +161,72 @@ def fingerprint(model: Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies what tokenizer and chat template need, with the ids of the special tokens.
-
-    Args:
-      source: a folder with `TOKENIZER_FILES`, or a single .model or .json file.
-      target: the folder to copy to.
-
-    Raises:
-      InputError: `source` is neither.
-    """
-    if source.is_file() and source.suffix in (".model", ".json"):
-        shutil.copyfile(source, target / f"tokenizer{source.suffix}")
-        return
-    if not source.is_dir():
-        raise InputError(f"{source}: expected a folder, .model or .json file with a tokenizer")
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
-    # Some folders have these ids in config.json only, which does not travel.
-    token_ids = read_token_ids(source)
-    if token_ids and not (target / "generation_config.json").exists():
-        write_json(target / "generation_config.json", token_ids)
-
-
-def read_token_ids(folder: Path) -> dict[str, Any]:
-    """Ids of beginning, end and padding by their Hugging Face names, as far as they are known."""
-    for name in ("generation_config.json", "config.json"):
-        source = read_json(folder / name) if (folder / name).exists() else {}
-        found = {key: source[key] for key in TOKEN_IDS if source.get(key) is not None}
-        if found:
-            return found
-    return {}
-
-
 @contextlib.contextmanager
-def model_folder(folder: Path) -> Iterator[Path]:
+def model_folder(folder: Path, mark: dict[str, str], source: Path | None) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` only if the block succeeds.
 
     Raises:
-      InputError: `folder` holds files but no model, or cannot be written.
+      InputError: as `check_target`, or `folder` cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").exists():
-        raise InputError(
-            f"{folder}: holds other files, expected a new or empty folder, or a model to replace"
-        )
+    check_target(folder, mark, source)
     with replace_folder(folder) as temporary:
         yield temporary
 
 
-def _config(folder: Path) -> tuple[ModelConfig, bool]:
-    """The shape, and whether the folder is ours."""
+def check_target(folder: Path, mark: dict[str, str], source: Path | None) -> None:
+    """Refuses to replace what the caller has not written, and what it reads from.
+
+    Args:
+      folder: a new or empty one, or one that the caller wrote before.
+      mark: what the caller writes into config.json, by which it knows its own.
+      source: a folder or file that is read, and must outlive `folder`.
+
+    Raises:
+      InputError: names what is in the way.
+    """
+    if source is not None and folder.resolve() in (source.resolve(), *source.resolve().parents):
+        raise InputError(f"{folder}: holds the source {source}, expected another folder to write")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    path = folder / "config.json"
+    found = read_object(path) if path.exists() else {}
+    if not mark.items() <= found.items():
+        expected = ", ".join(f"{key} {value!r}" for key, value in mark.items())
+        raise InputError(
+            f"{folder}: holds other files, expected a new or empty folder, or one whose "
+            f"config.json has {expected}"
+        )
+
+
+def _fields(config: ModelConfig) -> dict[str, Any]:
+    """What belongs to the model, whoever computes with it."""
+    fields = dataclasses.asdict(config)
+    del fields["attention"]
+    return fields
+
+
+@contextlib.contextmanager
+def _shared_folder(folder: Path, source: Path | None) -> Iterator[Path]:
+    """`model_folder` of process 0 for all processes, each of which writes its part to it."""
+    with contextlib.ExitStack() as stack:
+        own = ""
+        if distributed.is_main():
+            own = stack.enter_context(model_folder(folder, OURS, source))
+        yield Path(distributed.broadcast(str(own)))
+        distributed.barrier("model written")
+    distributed.barrier("model in its place")
+
+
+def _source(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a folder."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected one with a model")
-    path = folder / "config.json"
-    source = read_json(path)
-    if not isinstance(source, dict):
-        raise InputError(f"{path}: found a JSON {type(source).__name__}, expected an object")
+    return read_object(folder / "config.json")
+
+
+def _config(folder: Path) -> tuple[ModelConfig, bool]:
+    """The shape, and whether the folder is ours."""
+    source, path = _source(folder), folder / "config.json"
     if "format" not in source:
         return from_hugging_face(source, str(path)), False
     if source["format"] != FORMAT:
@@ -180,6 +238,21 @@ def _config(folder: Path) -> tuple[ModelConfig, bool]:
         raise InputError(f"{path}: the fields are not those of a model ({error})") from error
 
 
+def _check_finite(folder: Path, params: Params) -> None:
+    """Reads every weight once more, where it lies."""
+    finite = jax.device_get(_finite(params))
+    for path, ok in jax.tree_util.tree_leaves_with_path(finite):
+        if not ok:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(f"{folder}: {name} holds NaN or Inf, expected finite weights")
+
+
+@jax.jit
+def _finite(params: Params) -> Params:
+    # NaN is the largest of all. XLA would hold `isfinite` of every weight in memory.
+    return jax.tree.map(lambda x: jnp.isfinite(jnp.max(jnp.abs(x))), params)
+
+
 def _sample(leaf: jax.Array) -> np.ndarray:
     """Up to 8192 entries, spread over the array by the golden ratio so that no axis is missed."""
     count = min(leaf.size, 8192)
@@ -188,4 +261,10 @@ def _sample(leaf: jax.Array) -> np.ndarray:
         flat = (flat * 0.6180339887498949 % 1.0 * leaf.size).astype(np.int64)
     # One index per axis: a flat one would not fit 32 bits in large models.
     index = tuple(axis.astype(np.int32) for axis in np.unravel_index(flat, leaf.shape))
-    return np.asarray(jax.device_get(leaf[index])).astype(ml_dtypes.bfloat16)
+    if isinstance(leaf.sharding, NamedSharding):
+        # Spread over devices, of which other processes may hold some: brought together first.
+        everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        taken = jax.jit(operator.getitem, out_shardings=everywhere)(leaf, index)
+    else:
+        taken = leaf[index]
+    return np.asarray(jax.device_get(taken)).astype(ml_dtypes.bfloat16)

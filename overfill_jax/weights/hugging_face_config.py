@@ -43,6 +43,8 @@ FAMILIES = {
     "qwen3": Family("Qwen3ForCausalLM", 32768, num_kv_heads=32, head_dim=128, qk_norm=True),
 }
 
+# Marks a config.json as ours to replace; transformers keeps what it does not know.
+EXPORTED = {"exported_by": "overfill_jax"}
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 _READ = {
@@ -64,6 +66,7 @@ _READ = {
 # Known to leave the logits alone: bookkeeping, training, and the window that no one looks through.
 _INERT = {
     *TOKEN_IDS,
+    *EXPORTED,
     "_attn_implementation",
     "_from_model_config",
     "_name_or_path",
@@ -173,6 +176,7 @@ def to_hugging_face(
         "tie_word_embeddings": config.tied_embeddings,
         "torch_dtype": dtype,
         **{key: token_ids.get(key) for key in TOKEN_IDS},
+        **EXPORTED,
     }
 
 
@@ -199,7 +203,9 @@ def _refuse_unknown(source: Mapping[str, Any], family: Family, layers: int, name
     only = {**_ONLY, "layer_types": ["full_attention"] * layers}
     for key, value in source.items():
         expected = only.get(key)
-        if key not in understood and value not in (None, False, expected):
+        # By identity: 0 equals False, and can be a number that changes the computation.
+        off = value is None or value is False
+        if key not in understood and not off and (expected is None or value != expected):
             wanted = "null, false or absent" if expected is None else _short(expected)
             raise InputError(f"{name}: {key} is {_short(value)}, expected {wanted}")
 

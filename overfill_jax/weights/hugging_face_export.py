@@ -13,10 +13,11 @@ from overfill_jax.errors import InputError
 from overfill_jax.files import write_json
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
-from overfill_jax.weights.folders import copy_tokenizer, model_folder, read_token_ids
-from overfill_jax.weights.hugging_face_config import FAMILIES, to_hugging_face
+from overfill_jax.weights.folders import model_folder
+from overfill_jax.weights.hugging_face_config import EXPORTED, FAMILIES, to_hugging_face
 from overfill_jax.weights.hugging_face_import import DTYPES, INDEX, SINGLE
 from overfill_jax.weights.hugging_face_tensors import Tensor, tensors
+from overfill_jax.weights.tokenizer_files import copy_tokenizer, read_token_ids
 
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 # A tensor of a shard: its name in the file, the row of the table, the layer.
@@ -34,14 +35,15 @@ def export_model(
 
     Args:
       model: what to write.
-      folder: a new or empty one, or one with a model to replace.
+      folder: a new or empty one, or an earlier export to replace.
       tokenizer_source: the folder whose tokenizer files are copied.
       shard_bytes: largest size of a file; a tensor above it has a file of its own. Where one file
         holds everything, there is no index.
       allow_illegal: write a width that transformers refuses to load.
 
     Raises:
-      InputError: such a width, a folder with something else in it or that cannot be written.
+      InputError: such a width, or a folder with something else in it, with the source in it or
+        that cannot be written.
     """
     if not allow_illegal:
         check_width(model.config)
@@ -49,7 +51,7 @@ def export_model(
     shards = _shards(model.config, params, shard_bytes)
     total = sum(map(len, shards))
     with (
-        model_folder(folder) as target,
+        model_folder(folder, EXPORTED, tokenizer_source) as target,
         tqdm(total=total, desc=f"writing {folder.name}", unit="tensor") as progress,
     ):
         weight_map = {}

@@ -79,10 +79,19 @@ def _copy(path: Path, name: str, tensor: Tensor, target: np.ndarray) -> None:
     # Opened for each tensor: pages of a mapped file count as ours until it is closed.
     with safe_open(path, framework="numpy") as file:
         source = file.get_tensor(name)
-    blocks = (source[row : row + 1024] for row in range(0, len(source), 1024))
-    if not all(np.isfinite(block).all() for block in blocks):
+    with np.errstate(over="ignore"):  # what the cast makes infinite is refused below
+        tensor.from_file(source, target)
+    if not _finite(target):
+        if _finite(source):
+            raise InputError(
+                f"{path}: {name} holds numbers that {target.dtype} cannot, expected another dtype"
+            )
         raise InputError(f"{path}: {name} holds NaN or Inf, expected finite weights")
-    tensor.from_file(source, target)
+
+
+def _finite(array: np.ndarray) -> bool:
+    # In blocks, so that the answer takes no memory to speak of.
+    return all(np.isfinite(array[row : row + 1024]).all() for row in range(0, len(array), 1024))
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

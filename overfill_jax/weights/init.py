@@ -7,10 +7,10 @@ import ml_collections
 from absl import logging
 
 from overfill_jax.errors import InputError
-from overfill_jax.files import read_json
+from overfill_jax.files import read_object
 from overfill_jax.model.size import parameters
 from overfill_jax.model.transformer import Model, init
-from overfill_jax.weights.folders import save_model
+from overfill_jax.weights.folders import check_dtype, save_model
 from overfill_jax.weights.hugging_face_config import from_hugging_face
 
 
@@ -19,9 +19,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     c = config.init
     if not c.tokenizer:
         raise InputError("init.tokenizer: found '', expected a folder or file to go along")
-    source = read_json(Path(c.config))
-    if not isinstance(source, dict):
-        raise InputError(f"{c.config}: found a JSON {type(source).__name__}, expected an object")
+    check_dtype("init.dtype", c.dtype)
+    source = read_object(Path(c.config))
     model = init(from_hugging_face(source, c.config), jax.random.key(config.seed))
     params = jax.tree.map(lambda x: x.astype(c.dtype), model.params)
     save_model(workdir / "full", Model(model.config, params), Path(c.tokenizer))

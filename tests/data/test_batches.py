@@ -1,109 +1,64 @@
-"""Batches: fixed shapes, each example once an epoch, and a position that follows from the step."""
-
-from collections import Counter
+"""Layout: every example whole in slots of its own, with its segments and positions."""
 
 import jax
 import numpy as np
-import pytest
 
-from overfill_jax.data.batches import Batches, evaluation_batches
+from overfill_jax.data.batches import evaluation_batches, lay_out
 from overfill_jax.data.instructions import Example
-from overfill_jax.errors import InputError
+from tests.data.examples import pieces_of
 
 
-def example(row, prompt, answer):
-    """An example whose ids name their row: 1000 * row + place."""
-    ids = 1000 * row + np.arange(prompt + answer, dtype=np.int32)
-    return Example(row, ids[:prompt], ids[prompt:], "", "")
+def pieces(*lengths, seed=0):
+    """Pieces of random ids from lengths of prompts and answers."""
+    rng = np.random.default_rng(seed)
+    return [
+        (rng.integers(1, 99, p).astype(np.int32), rng.integers(1, 99, r).astype(np.int32), 10 + i)
+        for i, (p, r) in enumerate(lengths)
+    ]
 
 
-EXAMPLES = [example(i + 1, 3 + i % 5, 2 + i % 7) for i in range(10)]
+def test_a_row_by_hand():
+    batch = lay_out([[([5, 6], [7, 8, 9], 3), ([1], [2], 4)], []], 4, 5)
+    by_hand = {
+        "prompt": [5, 6, 1, 0],
+        "prompt_segments": [1, 1, 2, 0],
+        "prompt_positions": [0, 1, 0, 0],
+        "answer": [7, 8, 9, 2, 0],
+        "answer_segments": [1, 1, 1, 2, 0],
+        "answer_positions": [2, 3, 4, 1, 0],
+        "prompt_end": [1, 1, 1, 2, 0],
+        "examples": [3, 3, 3, 4, -1],
+    }
+    for name, row in by_hand.items():
+        found = getattr(batch, name)
+        empty = [-1 if name == "examples" else 0] * len(row)
+        assert (found.dtype, found.tolist()) == (np.int32, [row, empty]), name
 
 
-def whole(batch, i):
-    """Prompt and answer of one row, joined again."""
-    prompt = batch.prompt[i, : batch.prompt_lengths[i]]
-    return np.concatenate([prompt, batch.answer[i, : batch.answer_lengths[i]]])
+def test_what_goes_in_comes_out():
+    rows = [pieces((3, 4), (1, 1), (5, 2)), pieces((9, 8), seed=1), [], pieces((2, 1), (2, 7))]
+    batch = lay_out(rows, 9, 8)
+    for i, row in enumerate(rows):
+        found = pieces_of(batch, i)
+        assert [one[2] for one in found] == [one[2] for one in row]
+        for (prompt, answer, _), (wanted_prompt, wanted_answer, _) in zip(found, row, strict=True):
+            assert np.array_equal(prompt, wanted_prompt)
+            assert np.array_equal(answer, wanted_answer)
 
 
-def equal(one, other):
-    return all(jax.tree.map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
-
-
-@pytest.mark.parametrize("cutoff", [False, True])
-def test_rows_hold_their_examples_and_zeros(cutoff):
-    batches = Batches(EXAMPLES, 4, 0, cutoff)
-    for step in range(20):
-        batch = batches.at(step)
-        for i, row in enumerate(batch.rows):
-            one = EXAMPLES[row]
-            assert np.array_equal(whole(batch, i), np.concatenate([one.prompt, one.answer]))
-            assert not batch.prompt[i, batch.prompt_lengths[i] :].any()
-            assert not batch.answer[i, batch.answer_lengths[i] :].any()
-
-
-@pytest.mark.parametrize("cutoff", [False, True])
-def test_shapes_never_change(cutoff):
-    batches = Batches(EXAMPLES, 4, 0, cutoff)
-    shapes = {(batches.at(i).prompt.shape, batches.at(i).answer.shape) for i in range(30)}
-    prompt_slots = 16 if cutoff else 8  # 7 tokens; 10 with the part of an answer
-    assert shapes == {((4, prompt_slots), (4, 8))}
-
-
-def test_every_example_once_an_epoch_across_batch_borders():
-    batches = Batches(EXAMPLES, 4, 0, cutoff=False)  # 4 does not divide 10
-    rows = np.concatenate([batches.at(step).rows for step in range(10)])
-    epochs = rows.reshape(4, 10)
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs.tolist())
-    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4  # each in an order of its own
-
-
-@pytest.mark.parametrize("cutoff", [False, True])
-def test_a_batch_follows_from_the_step_alone(cutoff):
-    walked = Batches(EXAMPLES, 4, 7, cutoff)
-    in_order = [walked.at(step) for step in range(25)]
-    assert equal(Batches(EXAMPLES, 4, 7, cutoff).at(24), in_order[24])  # resumed
-    assert equal(walked.at(3), in_order[3])  # gone back
-    assert not equal(Batches(EXAMPLES, 4, 8, cutoff).at(3), in_order[3])
-
-
-def test_batch_size_does_not_change_the_order_or_the_cutoffs():
-    small, large = Batches(EXAMPLES, 2, 0, cutoff=True), Batches(EXAMPLES, 4, 0, cutoff=True)
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), small.at(2), small.at(3))
-    assert equal(joined, large.at(1))
-
-
-def test_cutoff_is_uniform_and_leaves_two_tokens():
-    examples = [example(1, 3, 6), example(2, 3, 1)]
-    batches = Batches(examples, 2, 0, cutoff=True)
-    left = Counter()
-    for step in range(2000):
-        batch = batches.at(step)
-        lengths = dict(zip(batch.rows.tolist(), batch.answer_lengths.tolist(), strict=True))
-        left[lengths[0]] += 1
-        assert lengths[1] == 1  # nothing can move
-    assert sorted(left) == [2, 3, 4, 5, 6]
-    assert all(300 < count < 500 for count in left.values())
-
-
-def test_fewer_examples_than_a_batch():
-    with pytest.raises(InputError, match="found 10 examples, expected at least one batch of 11"):
-        Batches(EXAMPLES, 11, 0, cutoff=False)
-    Batches(EXAMPLES, 10, 0, cutoff=False).at(0)
-
-
-def test_evaluation_batches_fill_up_with_empty_rows():
-    batches = evaluation_batches(EXAMPLES, 4)
-    assert len({(batch.prompt.shape, batch.answer.shape) for batch in batches}) == 1
-    rows = np.concatenate([batch.rows for batch in batches]).tolist()
-    assert rows == [*range(10), -1, -1]
-    assert batches[-1].answer_lengths.tolist()[2:] == [0, 0]
-    assert batches[-1].prompt_lengths.tolist()[2:] == [1, 1]  # prefill reads out a last token
-    joined = np.concatenate([EXAMPLES[6].prompt, EXAMPLES[6].answer])
-    assert np.array_equal(whole(batches[1], 2), joined)
+def test_evaluation_batches_hold_one_example_a_row_and_fill_up_with_empty_rows():
+    examples = [Example(i + 1, p, r, "", "") for i, (p, r, _) in enumerate(pieces(*[(3, 9)] * 9))]
+    examples.append(Example(10, *pieces((11, 1))[0][:2], "", ""))
+    batches = evaluation_batches(examples, 4)
+    assert [(one.prompt.shape, one.answer.shape) for one in batches] == [((4, 16), (4, 16))] * 3
+    found = [pieces_of(batch, i) for batch in batches for i in range(4)]
+    assert [one[0][2] for one in found[:10]] == list(range(10))
+    assert all(len(one) == 1 for one in found[:10])
+    assert found[10:] == [[], []]
+    assert np.array_equal(found[6][0][0], examples[6].prompt)
 
 
 def test_batch_goes_through_jit():
-    batch = Batches(EXAMPLES, 4, 0, cutoff=False).at(0)
-    lengths = jax.jit(lambda one: one.prompt_lengths + one.answer_lengths)(batch)
-    assert lengths.tolist() == [len(whole(batch, i)) for i in range(4)]
+    batch = lay_out([pieces((3, 4), (1, 1))], 5, 6)
+    tokens = jax.jit(lambda one: (one.answer_segments > 0).sum())(batch)
+    assert tokens == 5

@@ -1,6 +1,7 @@
 """Instruction rows: every shape that is read, and every row that is not, by its line."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from overfill_jax.data import chat, tfds_rows
 from overfill_jax.data.instructions import ReadOptions, Rejected, load_examples, read_options
+from overfill_jax.data.sources import mixed_lines, parse_sources
 from overfill_jax.data.tokenizers import load_tokenizer
 from overfill_jax.errors import InputError
 
@@ -156,7 +158,7 @@ def test_no_usable_row_stops_and_says_why(read, chatml, tmp_path):
         read("nonsense", "nonsense")
     with pytest.raises(InputError, match=r"rows\.jsonl: no usable row: it is empty$"):
         read()
-    with pytest.raises(InputError, match="nowhere: cannot be read"):
+    with pytest.raises(InputError, match="nowhere: no such source"):
         tools = load_tokenizer(chatml), chat.load_template(chatml)
         load_examples(tmp_path / "nowhere", "train", *tools, OPTIONS)
 
@@ -194,15 +196,23 @@ def test_gsm8k(shared_data):
     assert all(one.answer[-1] == 2 and 2 not in one.answer[:-1] for one in examples)
 
 
+def build(target, **sources):
+    """A TFDS folder of what `sources` name, by split."""
+    parsed = {split: parse_sources(str(source)) for split, source in sources.items()}
+    lines = {
+        split: functools.partial(mixed_lines, mixture, split, 0)
+        for split, mixture in parsed.items()
+    }
+    tfds_rows.build(lines, target)
+
+
 @pytest.fixture(scope="module")
 def tfds_folder(tmp_path_factory):
     """A TFDS folder of two splits, and the JSONL file of its first one."""
     folder = tmp_path_factory.mktemp("tfds")
     rows = [GOOD | {"question": f"the cat has {i} hats"} for i in range(50)]
     train = write(folder / "train.jsonl", *rows[:20], "nonsense", "", b'{"a": "\xff"}', *rows[20:])
-    tfds_rows.build(
-        {"train": train, "validation": write(folder / "v.jsonl", GOOD)}, folder / "rows"
-    )
+    build(folder / "rows", train=train, validation=write(folder / "v.jsonl", GOOD))
     return folder / "rows", train
 
 
@@ -220,12 +230,11 @@ def test_tfds_folder_equals_its_file(tfds_folder, chatml):
 
 
 def test_tfds_needs_no_tensorflow(tmp_path):
-    source = write(tmp_path / "rows.jsonl", GOOD)
     program = f"""
 import sys
 from pathlib import Path
 from overfill_jax.data import tfds_rows
-tfds_rows.build({{"train": Path({str(source)!r})}}, Path({str(tmp_path / "rows")!r}))
+tfds_rows.build({{"train": lambda: [(1, b"{{}}")]}}, Path({str(tmp_path / "rows")!r}))
 assert tfds_rows.read_lines(Path({str(tmp_path / "rows")!r}), "train")[0][0] == 1
 assert "tensorflow" not in sys.modules
 """
@@ -255,7 +264,7 @@ def test_damaged_tfds_folder(tfds_folder, tmp_path, damage):
 
 def test_nothing_half_written_is_left(tmp_path):
     good, empty = write(tmp_path / "good.jsonl", GOOD), write(tmp_path / "empty.jsonl")
-    for bad, message in ((empty, "empty, expected one"), (tmp_path / "none", "cannot be read")):
+    for bad, message in ((empty, "empty, expected one"), (tmp_path / "none", "no such source")):
         with pytest.raises(InputError, match=message):
-            tfds_rows.build({"train": good, "validation": bad}, tmp_path / "rows")
+            build(tmp_path / "rows", train=good, validation=bad)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl", "good.jsonl"]

@@ -16,7 +16,7 @@ from overfill_jax.model.transformer import Model
 from overfill_jax.two_stage import prefill
 from overfill_jax.weights.folders import load_model, save_model
 from pathlib import Path
-from tests.builders import make_batch, make_model
+from tests.builders import make_rows, make_model
 import sys
 
 model = make_model(hidden_size=23)
@@ -34,7 +34,7 @@ folder = Path(sys.argv[1])
 save_model(folder, even, None)
 sharded = load_model(folder, shardings=weight_shardings(even.config, mesh))
 assert not sharded.params["layers"]["mlp"]["gate"]["kernel"].sharding.is_fully_replicated
-batch = make_batch()
+batch = make_rows()
 read = jax.jit(prefill, static_argnames="capacity")
 here, _ = read(even, batch.prompt, batch.prompt_lengths, capacity=1)
 there, _ = read(sharded, batch.prompt, batch.prompt_lengths, capacity=1)

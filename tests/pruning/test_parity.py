@@ -33,7 +33,7 @@ def test_golden_calibration(shared_data, family):
     inner = kept_width(
         "intermediate", shape.intermediate_size, float(golden["width_intermediate"]), 1
     )
-    kept = choose(importance, hidden, inner, "importance", 0)
+    kept = choose(shape, importance, hidden, inner, "importance", 0)
     np.testing.assert_array_equal(kept.hidden, np.sort(golden["kept_hidden"]))
     np.testing.assert_array_equal(kept.intermediate, np.sort(golden["kept_intermediate"], axis=1))
     pruned = cut(full, kept)

@@ -1,6 +1,7 @@
 """Objective and optimiser step: what is minimised, what moves, and what must not."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +12,27 @@ import pytest
 from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
+from overfill_jax.training import objective as objectives
+from overfill_jax.training import step
 from overfill_jax.training.methods import JOINT, METHODS, choose_method
-from overfill_jax.training.objective import Objective, answer_log_likelihoods, loss_sums
+from overfill_jax.training.objective import Objective, answer_log_likelihoods
 from overfill_jax.training.step import (
     Setup,
     init_state,
     make_optimizer,
     make_schedule,
-    train_step,
-    validation_sums,
 )
-from tests.builders import make_batch, make_model
+from tests.builders import make_model, make_rows
 
-CROSS_ENTROPY = Objective(1.0, 0.0, 1.0, "full")
-likelihoods = jax.jit(answer_log_likelihoods, static_argnames="first_token")
+CROSS_ENTROPY = Objective(1.0, 0.0, 1.0, "full", chunk=3)
+likelihoods = functools.partial(
+    jax.jit(answer_log_likelihoods, static_argnames=("first_token", "chunk")), chunk=3
+)
+loss_sums = jax.jit(
+    objectives.loss_sums, static_argnames=("roles", "trained", "objective", "remat")
+)
+train_step = jax.jit(step.train_step, static_argnames="setup", donate_argnames="state")
+validation_sums = jax.jit(step.validation_sums, static_argnames="setup")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +51,7 @@ def make_setup(models, method, objective=CROSS_ENTROPY, accumulation=1, remat="n
     return Setup(
         configs=tuple((name, model.config) for name, model in models.items()),
         roles=(method.reader, method.writer),
+        trained=method.trained,
         objective=objective,
         optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
         schedule=schedule,
@@ -52,36 +61,36 @@ def make_setup(models, method, objective=CROSS_ENTROPY, accumulation=1, remat="n
 
 
 def split(models, method):
-    trained = {name: models[name] for name in method.trained}
+    trained = {name: models[name].params for name in method.trained}
     frozen = {name: m.params for name, m in models.items() if name not in method.trained}
     return trained, frozen
 
 
-def by_hand(full_model, batch):
+def by_hand(full_model, pieces):
     """Log-likelihood of every answer token by one uncached pass of a model alone."""
     rows = []
-    for b in range(len(batch.prompt)):
-        p, r = int(batch.prompt_lengths[b]), int(batch.answer_lengths[b])
-        tokens = jnp.concatenate([batch.prompt[b, :p], batch.answer[b, :r]])[None]
+    for prompt, answer, _ in pieces:
+        p, r = len(prompt), len(answer)
+        tokens = jnp.concatenate([prompt, answer])[None]
         hidden, _, _ = hidden_states(
             full_model, tokens, jnp.arange(p + r)[None], jnp.ones_like(tokens)
         )
         log_p = jax.nn.log_softmax(unembed(full_model, hidden)[0, p - 1 : -1])
-        rows.append(np.asarray(log_p[jnp.arange(r), batch.answer[b, :r]]))
+        rows.append(np.asarray(log_p[jnp.arange(r), answer]))
     return rows
 
 
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_a_model_alone_scores_as_in_one_uncached_pass(full, first_token):
-    batch = make_batch(rows=3)
-    scores = np.asarray(likelihoods(full, full, batch, first_token))
-    for row, expected in zip(scores, by_hand(full, batch), strict=True):
+    rows = make_rows(rows=3)
+    scores = np.asarray(likelihoods(full, full, rows.batch(), first_token))
+    for row, expected in zip(scores, by_hand(full, rows.pieces()), strict=True):
         np.testing.assert_allclose(row[: len(expected)], expected, atol=3e-5)
         assert not row[len(expected) :].any()
 
 
 def test_the_full_model_owns_the_first_token(full, decoder):
-    batch = make_batch(rows=3)
+    batch = make_rows(rows=3).batch()
     pair = likelihoods(full, decoder, batch, "full")
     alone = likelihoods(full, full, batch, "full")
     np.testing.assert_allclose(pair[:, 0], alone[:, 0], atol=1e-6)
@@ -102,18 +111,19 @@ def test_the_full_model_owns_the_first_token(full, decoder):
 def test_the_loss_covers_what_a_trained_model_answers_for(
     full, decoder, roles, trained, first_token, counted
 ):
-    batch, models = make_batch(rows=3), {"full": full, "decoder": decoder}
+    rows, models = make_rows(rows=3), {"full": full, "decoder": decoder}
+    batch = rows.batch()
     objective = dataclasses.replace(CROSS_ENTROPY, first_token=first_token)
     sums = loss_sums(models, roles, frozenset(trained), objective, batch, "none")
     scores = np.asarray(likelihoods(models[roles[0]], models[roles[1]], batch, first_token))
     first = 1 if counted == "without the first" else 0
-    assert float(sums["tokens"]) == np.sum(np.asarray(batch.answer_lengths) - first)
+    assert float(sums["tokens"]) == np.sum(rows.answer_lengths - first)
     np.testing.assert_allclose(sums["cross_entropy"], -scores[:, first:].sum(), rtol=1e-5)
 
 
 def test_kl_is_zero_against_itself_and_weighs_in(full, decoder):
-    batch = make_batch(rows=3)
-    objective = Objective(0.25, 2.0, 1.5, "full")
+    batch = make_rows(rows=3).batch()
+    objective = Objective(0.25, 2.0, 1.5, "full", chunk=4)
     roles, trained = ("full", "decoder"), frozenset({"decoder"})
     same = loss_sums({"full": full, "decoder": full}, roles, trained, objective, batch, "none")
     assert abs(float(same["kl"])) < 1e-3
@@ -131,7 +141,7 @@ def test_two_stage_training_moves_the_decoder_and_only_it(full, decoder, kl_weig
     setup = make_setup(models, method, dataclasses.replace(CROSS_ENTROPY, kl_weight=kl_weight))
     state, losses = init_state(setup, trained), []
     for _ in range(8):
-        state, metrics = train_step(setup, state, frozen, make_batch())
+        state, metrics = train_step(setup, state, frozen, make_rows().batch())
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
@@ -155,10 +165,10 @@ def test_the_full_model_receives_no_gradient(full, decoder):
 def test_joint_training_moves_both(full, decoder):
     models = {"full": full, "decoder": decoder}
     setup = make_setup(models, JOINT)
-    state = init_state(setup, models)
+    state = init_state(setup, {name: m.params for name, m in models.items()})
     before = jax.tree.map(np.array, state.params)
     for _ in range(2):  # the warm-up's first step has rate 0
-        state, _ = train_step(setup, state, {}, make_batch())
+        state, _ = train_step(setup, state, {}, make_rows().batch())
     for name in models:
         kernel = state.params[name]["layers"]["attention"]["key"]["kernel"]
         assert np.any(before[name]["layers"]["attention"]["key"]["kernel"] != kernel)
@@ -172,7 +182,7 @@ def test_accumulation_does_not_change_the_step(full, decoder):
         setup = make_setup(models, method, accumulation=accumulation)
         state = init_state(setup, trained)
         for _ in range(3):
-            state, metrics = train_step(setup, state, frozen, make_batch())
+            state, metrics = train_step(setup, state, frozen, make_rows().batch())
         results.append((metrics["loss"], metrics["gradient_norm"]))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4)
 
@@ -183,7 +193,7 @@ def test_remat_does_not_change_the_gradients(full, decoder):
     results = []
     for policy in ("none", "full", "dots"):
         setup = make_setup(models, method, remat=policy)
-        _, metrics = train_step(setup, init_state(setup, trained), frozen, make_batch())
+        _, metrics = train_step(setup, init_state(setup, trained), frozen, make_rows().batch())
         results.append((metrics["loss"], metrics["gradient_norm"]))
     np.testing.assert_allclose(results[1:], results[:1] * 2, rtol=1e-5)
 
@@ -196,13 +206,13 @@ def test_masters_are_float32_under_bfloat16_compute(full, decoder):
     method = METHODS["two_stage"]
     trained, frozen = split(models, method)
     setup = make_setup(models, method)
-    state, metrics = train_step(setup, init_state(setup, trained), frozen, make_batch())
+    state, metrics = train_step(setup, init_state(setup, trained), frozen, make_rows().batch())
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     exact = validation_sums(
         make_setup({"full": full, "decoder": decoder}, method),
         {"decoder": decoder.params},
         frozen,
-        make_batch(),
+        make_rows().batch(),
     )
     exact_loss = float(exact["loss"] / exact["tokens"])
     assert abs(float(metrics["loss"]) - exact_loss) < 0.05 * exact_loss

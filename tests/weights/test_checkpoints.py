@@ -173,9 +173,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(run, spoil, caplog):
 def test_where_all_is_damaged_nothing_begins_anew(run):
     for step in steps(run):
         damage(run / str(step))
-    with Checkpoints(run, keep_last=2) as checkpoints:
-        with pytest.raises(InputError, match="2.damaged, and there is none before it"):
-            checkpoints.restore_newest(ABSTRACT)
+    expected = pytest.raises(InputError, match=r"2\.damaged, and there is none before it")
+    with Checkpoints(run, keep_last=2) as checkpoints, expected:
+        checkpoints.restore_newest(ABSTRACT)
 
 
 def test_newest_of_nothing(tmp_path):

@@ -1,0 +1,35 @@
+"""Attention in plain operations: the reference, on every platform and for every shape."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    query_segments: Int[Array, "B T"],
+    key_segments: Int[Array, "B S"],
+    offset: Int[Array, ""] | int,
+) -> Float[Array, "B T N H"]:
+    """`attention`, with the logits and their softmax in float32."""
+    batch, length, heads, head_dim = query.shape
+    mask = visible(query_segments, key_segments, offset)
+    grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
+    logits = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask[:, None, None], logits * head_dim**-0.5, -1e30)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    mixed = jnp.einsum("bkgts,bskh->btkgh", weights, value)
+    return mixed.reshape(batch, length, heads, head_dim)
+
+
+def visible(
+    query_segments: Int[Array, "B T"],
+    key_segments: Int[Array, "B S"],
+    offset: Int[Array, ""] | int,
+) -> Bool[Array, "B T S"]:
+    """What each new token sees: slots up to its own, of its segment."""
+    slots = jnp.arange(key_segments.shape[1])
+    causal = slots[None, :] <= offset + jnp.arange(query_segments.shape[1])[:, None]
+    return causal[None] & (query_segments[:, :, None] == key_segments[:, None, :])

@@ -1,0 +1,53 @@
+"""Calibration batches from text or tokens as they come, of which never more than one is held."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Int
+
+from overfill_jax.data.tokenizers import Tokenizer
+from overfill_jax.errors import InputError
+from overfill_jax.pruning.importance import CalibrationBatch
+from overfill_jax.pruning.samples import encode_lines
+
+# Batches are padded to multiples of this, so that few shapes are compiled.
+SLOTS = 64
+
+
+def text_batches(
+    text: Iterable[str], tokenizer: Tokenizer, length: int, batch_size: int
+) -> Iterator[CalibrationBatch]:
+    """Batches of `batch_size` lines, cut at `length` tokens; blank lines are no samples."""
+    rows = (row[:length] for line in text for row in encode_lines([line], tokenizer))
+    while chunk := list(itertools.islice(rows, batch_size)):
+        slots = -(-max(map(len, chunk)) // SLOTS) * SLOTS
+        tokens = np.zeros((batch_size, slots), np.int32)
+        valid = np.zeros(tokens.shape, bool)
+        for number, row in enumerate(chunk):
+            tokens[number, : len(row)], valid[number, : len(row)] = row, True
+        yield CalibrationBatch(tokens, valid, valid)
+
+
+def token_batches(
+    batches: Iterable[Int[np.ndarray, "B T"]], vocab_size: int
+) -> Iterator[CalibrationBatch]:
+    """Batches without padding.
+
+    Raises:
+      InputError: one is no [B, T] of whole numbers, or holds a token that the model lacks.
+    """
+    for number, batch in enumerate(batches):
+        tokens = np.asarray(batch)
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            raise InputError(
+                f"calibrate: batch {number} has shape {tokens.shape} and dtype {tokens.dtype}, "
+                "expected tokens [B, T]"
+            )
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+            raise InputError(
+                f"calibrate: batch {number} has tokens {tokens.min()}..{tokens.max()}, expected "
+                f"0..{vocab_size - 1}"
+            )
+        every = np.ones(tokens.shape, bool)
+        yield CalibrationBatch(tokens.astype(np.int32), every, every)

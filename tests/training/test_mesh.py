@@ -1,0 +1,91 @@
+"""Every mesh learns what one device learns: eight simulated devices, in a process of their own."""
+
+import os
+import subprocess
+import sys
+
+from tests.conftest import REPOSITORY
+
+PROGRAM = """
+import functools
+
+import jax
+import numpy as np
+
+from overfill_jax.data.batches import lay_out
+from overfill_jax.model.mesh import make_mesh
+from overfill_jax.pruning.choose import Kept
+from overfill_jax.pruning.cut import cut
+from overfill_jax.training.methods import METHODS
+from overfill_jax.training.objective import Objective
+from overfill_jax.training.placement import compile_steps, make_placement, to_devices
+from overfill_jax.training.step import Setup, init_state, make_optimizer, make_schedule
+from tests.builders import make_model, make_rows
+
+jax.config.update("jax_disable_most_optimizations", True)
+STEPS, ROWS = 20, 8
+full = make_model(num_layers=2)
+method = METHODS["two_stage"]
+schedule = make_schedule(1e-2, STEPS, 0.1, 0.0)
+
+
+def rows_of(step, start, stop):
+    pieces = [make_rows(100 * (step % 2) + row, rows=2).pieces() for row in range(start, stop)]
+    return lay_out(pieces, 24, 16)
+
+
+def losses(decoder, mesh, accumulation):
+    models = {"full": full, "decoder": decoder}
+    setup = Setup(
+        configs=tuple((name, m.config) for name, m in models.items()),
+        roles=(method.reader, method.writer),
+        trained=method.trained,
+        objective=Objective(1.0, 0.5, 1.0, "full", chunk=8),
+        optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
+        schedule=schedule,
+        accumulation=accumulation,
+        remat="full",
+    )
+    with jax.set_mesh(mesh):
+        placement = make_placement(setup, mesh)
+        begin = jax.jit(functools.partial(init_state, setup), out_shardings=placement.state)
+        state = begin({"decoder": decoder.params})
+        frozen = jax.device_put({"full": full.params}, placement.frozen)
+        step_once, _ = compile_steps(setup, placement)
+        found = []
+        for step in range(STEPS):
+            batch = to_devices(functools.partial(rows_of, step), ROWS, placement.batch)
+            state, metrics = step_once(state, frozen, batch)
+            found.append(float(metrics["loss"]))
+        kernel = state.params["decoder"]["layers"]["mlp"]["gate"]["kernel"]
+        return found, kernel.sharding.spec, step_once._cache_size()
+
+
+P = jax.sharding.PartitionSpec
+even = cut(full, Kept(np.arange(4, 16), np.stack([np.arange(16), np.arange(8, 24)])))
+odd = cut(full, Kept(np.arange(4, 17), np.stack([np.arange(17), np.arange(8, 25)])))
+alone = make_mesh(1, 1, 1, jax.devices()[:1])
+for decoder, meshes in (
+    (even, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), P(None, "fsdp", "tensor"), 2)]),
+    (odd, [((1, 4, 2), P(None, None, None), 1)]),
+):
+    expected, _, _ = losses(decoder, alone, 1)
+    assert expected[-1] < 0.9 * expected[0]
+    for sizes, spec, accumulation in meshes:
+        found, where, compilations = losses(decoder, make_mesh(*sizes), accumulation)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert tuple(where) == tuple(spec), where
+        assert compilations == 1, compilations
+"""
+
+
+def test_twenty_steps_on_any_mesh_equal_one_device():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
