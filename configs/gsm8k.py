@@ -25,8 +25,10 @@ def get_config():
     config.prune.multiple_of = 64
     config.train.source = "{workdir}/data/train.jsonl"
     config.train.validation_rows = 128
-    config.train.batch_size = 16
-    config.train.steps = 300
+    config.train.packing = True
+    config.train.sequence_length = 1024
+    config.train.batch_size = 4
+    config.train.steps = 200
     config.train.learning_rate = 1e-3
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.1

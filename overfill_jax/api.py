@@ -41,6 +41,7 @@ from overfill_jax.weights.origin import Origin, check_origin
 
 # Slots that an answer gets at a time; `TwoStage.extend` adds more when they run out.
 ANSWER_SLOTS = 128
+Tokens = Int[Array | np.ndarray, "B T"]
 Prompt = str | Sequence[dict] | Sequence[int] | np.ndarray
 
 
@@ -96,7 +97,7 @@ def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
 
 def calibrate(
     full: LanguageModel,
-    text: Iterable[str] | Iterable[Int[np.ndarray, "B T"]] | Int[np.ndarray, "B T"],
+    text: Iterable[str] | Iterable[Tokens] | Tokens,
     statistic: str = "signed_mean",
     sample_norm: str = "l2",
     length: int = 512,
@@ -261,8 +262,8 @@ class TwoStage:
         Raises:
           InputError: an empty or too long prompt, or a setting out of range.
         """
-        if isinstance(prompts, str):
-            raise InputError("generate: prompts is one string, expected a list of prompts")
+        if isinstance(prompts, str) or isinstance(next(iter(prompts), ""), (dict, int, np.integer)):
+            raise InputError("generate: prompts is a single one, expected a list of prompts")
         sampling = Sampling(temperature, top_k, top_p, seed)
         tokens = [self.encode(prompt) for prompt in prompts]
         answers = self._generator.generate(tokens, sampling, max_new_tokens, batch_size, stop)
@@ -288,13 +289,7 @@ class TwoStage:
         return self._generator.stream(self.encode(prompt), sampling, max_new_tokens, stop)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Tokens of a prompt: text and conversations go through the chat template.
-
-        Raises:
-          InputError: `prompt` is neither of the two nor tokens, or the template refuses it.
-        """
-        if isinstance(prompt, dict):
-            raise InputError("found a lone message, expected a conversation: a list of messages")
+        """Tokens of a prompt: text and conversations go through the chat template."""
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         if _is_text(prompt):

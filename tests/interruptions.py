@@ -24,10 +24,7 @@ from overfill_jax import files
 from overfill_jax.stages import run_stage
 from tests.conftest import REPOSITORY
 
-STEPS = 600
 CONFIG = """
-import json
-import sys
 from pathlib import Path
 
 from tests.test_pipeline import make_config
@@ -52,13 +49,13 @@ class Interruption:
     saved: int
 
 
-def prepare(workdir: Path) -> None:
+def prepare(workdir: Path, steps: int) -> None:
     """Everything that training reads."""
     from tests.test_pipeline import SHAPE, make_config
 
     workdir.mkdir(parents=True)
     files.write_json(workdir / "shape.json", SHAPE)
-    (workdir / "config.py").write_text(CONFIG.format(workdir=str(workdir), steps=STEPS))
+    (workdir / "config.py").write_text(CONFIG.format(workdir=str(workdir), steps=steps))
     for stage in ("data", "init", "calibrate", "prune"):
         run_stage(stage, make_config(workdir), workdir)
 
@@ -127,10 +124,10 @@ def interrupt(workdir: Path, processes: int, kind: str, seconds: float) -> Inter
 
 
 def compare(
-    workdir: Path, kills: int, processes: int, kinds: Sequence[str], seed: int
+    workdir: Path, steps: int, kills: int, processes: int, kinds: Sequence[str], seed: int
 ) -> tuple[list[Interruption], bool]:
     """A run left alone and one that is interrupted again and again; whether they learn the same."""
-    prepare(workdir / "run")
+    prepare(workdir / "run", steps)
     expected = finish(workdir / "run", processes)
     for name in ("checkpoints", "metrics", "decoder"):
         shutil.rmtree(workdir / "run" / name)
@@ -149,9 +146,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
-    events, same = compare(
-        given.workdir, given.kills, given.processes, ("SIGKILL", "SIGTERM"), seed=0
-    )
+    kinds = ("SIGKILL", "SIGTERM")
+    events, same = compare(given.workdir, 600, given.kills, given.processes, kinds, seed=0)
     print("| signal | after (s) | status | newest checkpoint |\n|---|---|---|---|")
     for event in events:
         print(f"| {event.signal} | {event.seconds:.2f} | {event.status} | {event.saved} |")

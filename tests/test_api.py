@@ -1,5 +1,6 @@
 """The public names do what their examples say, on a model of our own."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -125,6 +126,84 @@ def test_save_load_and_export(full, decoder, tmp_path):
 def test_importance_of_another_model_is_refused(decoder, importance):
     with pytest.raises(overfill_jax.InputError, match="measured on another model"):
         overfill_jax.prune(decoder, importance)
+
+
+def test_text_is_read_as_it_is_needed(full, monkeypatch):
+    drawn = []
+    lines = (drawn.append(number) or f"Ann has {number}." for number in range(6))
+
+    def measure(model, batches, *_):
+        assert drawn == [0]  # the first, to see what it is
+        assert [int(batch.valid[:, 0].sum()) for batch in batches] == [4, 2]
+        return overfill_jax.Importance(np.ones(24), np.ones((3, 40)), {})
+
+    monkeypatch.setattr(overfill_jax.api, "measure_importance", measure)
+    overfill_jax.calibrate(full, lines, batch_size=4)
+    assert drawn == list(range(6))
+
+
+def test_one_array_of_tokens_is_one_batch(full):
+    tokens = np.array([[5, 6, 7], [8, 9, 10]])
+    one = overfill_jax.calibrate(full, tokens)
+    listed = overfill_jax.calibrate(full, [jnp.asarray(tokens)])
+    np.testing.assert_array_equal(one.hidden, listed.hidden)
+    assert one.provenance["samples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Ann has 3.", "text is one string, expected a list of strings"),
+        ([np.array([5, 6])], r"batch 0 has shape \(2,\) and dtype int64, expected tokens"),
+        ([np.ones((1, 2))], "batch 0 has shape .* dtype float64, expected tokens"),
+        ([np.array([[5, 256]])], r"batch 0 has tokens 5\.\.256, expected 0\.\.255"),
+        ([np.array([[5]]), np.array([[-1]])], r"batch 1 has tokens -1\.\.-1, expected"),
+        ([], "no sample"),
+        (["", "  "], "no sample"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_calibrated_on_is_refused(full, text, message):
+    calibrate = inspect.unwrap(overfill_jax.calibrate)
+    with pytest.raises(overfill_jax.InputError, match=message):
+        calibrate(full, text)
+
+
+def test_prompts_are_a_list(full, decoder):
+    pair = overfill_jax.TwoStage(full, decoder)
+    generate = inspect.unwrap(overfill_jax.TwoStage.generate)  # without its check of types
+    for prompts in ("hello", [{"role": "user", "content": "hello"}], [5, 6], np.array([5, 6])):
+        with pytest.raises(overfill_jax.InputError, match="prompts is a single one, expected"):
+            generate(pair, prompts)
+
+
+def test_a_selection_without_importance_needs_none(full):
+    decoder = overfill_jax.prune(full, None, hidden=0.5, intermediate=20, selection="first")
+    kernel = full.params["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(
+        decoder.params["layers"]["mlp"]["up"]["kernel"], kernel[:, :12, :20]
+    )
+
+
+def test_a_decoder_of_another_model_or_training_is_refused(full, decoder, tmp_path):
+    origin = dataclasses.replace(decoder.origin, first_token="decoder")
+    overfill_jax.save(dataclasses.replace(decoder, origin=origin), tmp_path / "decoder")
+    trained = overfill_jax.load(tmp_path / "decoder")
+    assert overfill_jax.TwoStage(full, trained, "decoder").first_token == "decoder"
+    with pytest.raises(overfill_jax.InputError, match="trained with first_token 'decoder'"):
+        overfill_jax.TwoStage(full, trained)
+    save_model(tmp_path / "other", make_model(7, vocab_size=256, qkv_bias=False), full.folder)
+    other = overfill_jax.load(tmp_path / "other")
+    with pytest.raises(overfill_jax.InputError, match="cut from another full model"):
+        overfill_jax.TwoStage(other, decoder)
+    assert overfill_jax.TwoStage(trained, overfill_jax.load(tmp_path / "decoder"))
+
+
+def test_the_source_is_never_overwritten(full, decoder):
+    for write in (overfill_jax.save, overfill_jax.export):
+        with pytest.raises(overfill_jax.InputError, match="holds the source"):
+            write(dataclasses.replace(decoder, folder=full.folder), full.folder)
+    assert overfill_jax.load(full.folder).fingerprint == full.fingerprint
 
 
 def test_models_that_do_not_fit_are_refused(full, tmp_path):

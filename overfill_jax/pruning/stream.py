@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from overfill_jax.data.tokenizers import Tokenizer
 from overfill_jax.errors import InputError
@@ -30,7 +30,7 @@ def text_batches(
 
 
 def token_batches(
-    batches: Iterable[Int[np.ndarray, "B T"]], vocab_size: int
+    batches: Iterable[Int[Array | np.ndarray, "B T"]], vocab_size: int
 ) -> Iterator[CalibrationBatch]:
     """Batches without padding.
 

@@ -118,7 +118,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     metrics = {name: terms[name] / tokens for name in ("loss", "cross_entropy", "kl")} | {
         "tokens": terms["tokens"],
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(setup.schedule(state.step)),
         "filled": _filled(batch),
     }

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from overfill_jax.errors import InputError
 from overfill_jax.evaluation import evaluate
 from overfill_jax.evaluation.systems import FULL, SYSTEMS, System
 from overfill_jax.model.transformer import Model, abstract, hidden_states, unembed
-from overfill_jax.weights.folders import save_model
+from overfill_jax.weights.folders import load_fingerprint, save_model
+from overfill_jax.weights.origin import Origin
 from tests.builders import CONFIG
 
 FAMILIES = ("sort", "sum")
@@ -220,6 +222,7 @@ def test_evaluation_runs_in_its_dtype(made):
         ({"source": ""}, "evaluate.source: found nothing, expected a JSONL file"),
         ({"match": "exact"}, "evaluate.match: found 'exact'"),
         ({"batch_size": 0}, "evaluate.batch_size: found 0, expected at least 1"),
+        ({"first_token": "both"}, "evaluate.first_token: found 'both'"),
         ({"rows": -1}, "evaluate.rows: found -1, expected at least 0"),
         ({"match": "number"}, r"test\.jsonl:1: the answer holds no number"),
     ],
@@ -236,6 +239,30 @@ def test_source_without_a_usable_row(config, made, tmp_path, text):
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(InputError, match=r"rows\.jsonl: no usable row"):
         evaluate.run(config, made[0])
+
+
+def test_every_prompt_is_checked_before_the_first_loss(config, made, monkeypatch):
+    monkeypatch.setattr(evaluate, "swap_models", lambda *_: pytest.fail("a model was loaded"))
+    config.evaluate.max_new_tokens = 250
+    with pytest.raises(InputError, match=r"test\.jsonl, line 1, for full: .* limit is 256"):
+        evaluate.run(config, made[0])
+
+
+def test_a_decoder_of_another_model_or_training_is_refused(config, made, tmp_path):
+    shutil.copytree(made[0] / "full", tmp_path / "full")
+    for origin, message in (
+        (Origin("0123", "full"), "trained behind another full model"),
+        (Origin(load_fingerprint(tmp_path / "full"), "decoder"), "first_token 'decoder', found"),
+    ):
+        save_model(tmp_path / "decoder", made[2], made[0], origin)
+        with pytest.raises(InputError, match=f"decoder: .*{message}"):
+            evaluate.run(config, tmp_path)
+
+
+def test_a_tokenizer_larger_than_the_embedding(config, made, tmp_path):
+    save_model(tmp_path / "full", make_model(0, vocab_size=20), tokenizer_source=made[0])
+    with pytest.raises(InputError, match=r"full: .* the embedding has only 20 rows"):
+        evaluate.load_task(config, tmp_path)
 
 
 def test_workdir_without_a_full_model(config, tmp_path):

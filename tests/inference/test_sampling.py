@@ -83,6 +83,14 @@ def test_temperature_near_zero_is_greedy_and_finite():
         np.testing.assert_array_equal(drawn, np.argmax(logits, -1))
 
 
+def test_a_top_p_that_float32_takes_for_0_keeps_the_likeliest():
+    logits = jax.random.normal(jax.random.key(0), (3, 50))
+    keys = row_keys(jnp.uint32(0), jnp.arange(3))
+    limits = Sampling(1.0, 0, 1e-50, 0).limits()
+    drawn = np.stack([sample(logits, keys, step, **limits) for step in range(10)])
+    assert (drawn == np.argmax(logits, -1)).all()
+
+
 def test_keys_differ_by_seed_row_and_step():
     logits = jnp.zeros((64, 1000))
     limits = Sampling(1.0, 0, 1.0, seed=0).limits()

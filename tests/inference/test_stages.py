@@ -13,7 +13,8 @@ from overfill_jax.errors import InputError
 from overfill_jax.inference import chat, generate
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.weights.folders import save_model
+from overfill_jax.weights.folders import load_fingerprint, save_model
+from overfill_jax.weights.origin import Origin
 from tests.builders import random_model
 from tests.data.conftest import LLAMA3, write_byte_bpe
 
@@ -146,6 +147,26 @@ def test_settings_that_cannot_work_are_named(workdir, config, tmp_path):
         changed.generate[key] = value
         with pytest.raises(InputError, match=message):
             generate.run(changed, workdir)
+
+
+@pytest.mark.parametrize("stage", [generate, chat])
+def test_a_decoder_of_another_model_or_training_is_refused(workdir, config, stage):
+    narrow = random_model(1, vocab_size=400, hidden_size=14, intermediate_size=20)
+    full = load_fingerprint(workdir / "full")
+    for origin, message in (
+        (Origin("0123", "full"), f"trained behind another full model: .* 0123, found {full}"),
+        (Origin(full, "decoder"), "trained with first_token 'decoder', found 'full'"),
+    ):
+        save_model(workdir / "stale", narrow, workdir / "full", origin)
+        config.generate.decoder = "stale"
+        with pytest.raises(InputError, match=f"stale: {message}"):
+            stage.run(config, workdir)
+
+
+def test_answers_do_not_go_to_a_folder(workdir, config, tmp_path):
+    config.generate.output = str(tmp_path)
+    with pytest.raises(InputError, match="found a folder, expected a file to write to"):
+        generate.run(config, workdir)
 
 
 def talk(workdir, config, monkeypatch, capsys, *lines):

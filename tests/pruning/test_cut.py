@@ -1,6 +1,7 @@
 """Choosing channels, and what the cut leaves."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from overfill_jax.errors import InputError
 from overfill_jax.model.size import decode_bytes, decode_parameters, parameters, parameters_by_part
 from overfill_jax.model.transformer import abstract, hidden_states, unembed
-from overfill_jax.pruning.choose import Kept, check_kept, choose, kept_width
+from overfill_jax.pruning.choose import Kept, check_kept, choose, kept_width, kept_widths
 from overfill_jax.pruning.cut import cut, pruned_config
 from overfill_jax.pruning.importance import Importance
 from tests.builders import CONFIG, make_model
@@ -136,10 +137,18 @@ def test_widths_follow_the_reference(size, amount, multiple_of, expected):
     assert kept_width("prune.hidden", size, amount, multiple_of) == expected
 
 
-@pytest.mark.parametrize("amount", [-0.1, 1.0, 1.5, 97, 0, -3, 1000.0])
+@pytest.mark.parametrize(
+    "amount", [-0.1, 1.0, 1.5, 97, 0, -3, 1000.0, math.inf, -math.inf, math.nan]
+)
 def test_widths_that_do_not_exist_are_refused(amount):
     with pytest.raises(InputError, match=r"prune\.hidden: found"):
         kept_width("prune.hidden", 96, amount, 1)
+
+
+@pytest.mark.parametrize("multiple_of", [0, -8])
+def test_multiples_that_do_not_exist_are_refused(multiple_of):
+    with pytest.raises(InputError, match=r"prune\.multiple_of: found .*, expected at least 1"):
+        kept_width("prune.hidden", 96, 0.5, multiple_of)
 
 
 def test_a_ratio_that_leaves_no_multiple_is_refused():
@@ -150,16 +159,26 @@ def test_a_ratio_that_leaves_no_multiple_is_refused():
 def test_selections():
     hidden = np.array([3.0, 9.0, 1.0, 9.0, 4.0], np.float32)
     importance = Importance(hidden, np.stack([hidden[::-1], hidden]), {})
-    kept = choose(importance, 2, 3, "importance", 0)
+    shape = dataclasses.replace(CONFIG, hidden_size=5, intermediate_size=5, num_layers=2)
+    kept = choose(shape, importance, 2, 3, "importance", 0)
     assert kept.hidden.tolist() == [1, 3]
     assert kept.intermediate.tolist() == [[0, 1, 3], [1, 3, 4]]
-    assert choose(importance, 2, 3, "first", 0).intermediate.tolist() == [[0, 1, 2]] * 2
-    random = choose(importance, 2, 3, "random", 7)
-    assert choose(importance, 2, 3, "random", 7).hidden.tolist() == random.hidden.tolist()
-    draws = {tuple(choose(importance, 2, 3, "random", seed).hidden) for seed in range(20)}
+    assert choose(shape, None, 2, 3, "first", 0).intermediate.tolist() == [[0, 1, 2]] * 2
+    random = choose(shape, importance, 2, 3, "random", 7)
+    assert choose(shape, importance, 2, 3, "random", 7).hidden.tolist() == random.hidden.tolist()
+    draws = {tuple(choose(shape, None, 2, 3, "random", seed).hidden) for seed in range(20)}
     assert len(draws) > 3
     with pytest.raises(InputError, match="selection: found 'best'"):
-        choose(importance, 2, 3, "best", 0)
+        choose(shape, importance, 2, 3, "best", 0)
+    with pytest.raises(InputError, match="none was measured"):
+        choose(shape, None, 2, 3, "importance", 0)
+
+
+def test_a_cut_that_removes_nothing_is_refused():
+    assert kept_widths(CONFIG, 0.0, 20, 1) == (24, 20)
+    for hidden, intermediate in ((0.0, 0.0), (24, 0.0), (24.0, 40)):
+        with pytest.raises(InputError, match="keep every channel, expected one of them to remove"):
+            kept_widths(CONFIG, hidden, intermediate, 1)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,30 @@ def test_a_file_that_is_no_importance_is_refused(tmp_path):
             load_importance(tmp_path / "importance.npz", CONFIG, "a")
 
 
+@pytest.mark.parametrize("provenance", ["{}", "[]", "3", "not JSON"])
+def test_a_provenance_that_names_no_model_is_refused(tmp_path, provenance):
+    path = tmp_path / "importance.npz"
+    scores = np.ones(CONFIG.hidden_size), np.ones((CONFIG.num_layers, CONFIG.intermediate_size))
+    np.savez(path, hidden=scores[0], intermediate=scores[1], provenance=np.array(provenance))
+    with pytest.raises(InputError, match=r"importance\.npz: not an importance file"):
+        load_importance(path, CONFIG, "a")
+
+
+def test_a_lone_array_is_no_importance(tmp_path):
+    with (tmp_path / "importance.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(InputError, match=r"importance\.npz: not an importance file"):
+        load_importance(tmp_path / "importance.npz", CONFIG, "a")
+
+
+def test_scores_that_are_not_finite_are_not_measured(model, samples):
+    scale = model.params["layers"]["mlp_norm"]["scale"].at[0, 3].set(np.nan)
+    layers = model.params["layers"] | {"mlp_norm": {"scale": scale}}
+    broken = dataclasses.replace(model, params=model.params | {"layers": layers})
+    with pytest.raises(InputError, match="activations overflow in float32"):
+        measure_importance(broken, samples.batches(5), "rms", "l2")
+
+
 def test_a_batch_without_padding_counts_every_token(model, samples):
     tokens = samples.tokens
     every = np.ones(tokens.shape, bool)

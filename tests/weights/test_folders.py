@@ -13,13 +13,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import Rope
 from overfill_jax.weights.folders import (
-    copy_tokenizer,
+    check_pair,
     fingerprint,
     load_config,
+    load_fingerprint,
     load_model,
+    load_origin,
     save_model,
 )
 from overfill_jax.weights.hugging_face_config import from_hugging_face
+from overfill_jax.weights.origin import Origin
 from tests.builders import random_model
 from tests.weights.conftest import MODELS
 
@@ -142,18 +145,63 @@ def test_a_tokenizer_may_be_one_file(tmp_path):
     assert (target / "tokenizer.model").read_bytes() == b"pieces"
 
 
-def test_generation_config_is_copied_or_made(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    target.mkdir()
-    (source / "config.json").write_text('{"eos_token_id": 3, "pad_token_id": null}')
-    copy_tokenizer(source, target)
-    made = json.loads((target / "generation_config.json").read_text())
-    assert made == {"eos_token_id": 3}
-    (source / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
-    copy_tokenizer(source, target)
-    copied = json.loads((target / "generation_config.json").read_text())
-    assert copied == {"eos_token_id": [3, 4]}
+def test_a_model_of_hugging_face_is_not_replaced(tmp_path):
+    source = shutil.copytree(MODELS / "qwen3", tmp_path / "full")
+    before = sorted(path.name for path in source.iterdir())
+    with pytest.raises(InputError, match=r"full: holds other files, .* 'overfill_jax model 1'"):
+        save_model(source, random_model(), None)
+    with pytest.raises(InputError, match="holds the source"):
+        save_model(source, random_model(), source)
+    with pytest.raises(InputError, match="holds the source"):
+        save_model(tmp_path, random_model(), source)
+    assert sorted(path.name for path in source.iterdir()) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path, value):
+    model = random_model()
+    layers = model.params["layers"]
+    kernel = layers["mlp"]["up"]["kernel"].at[1, 20, 7].set(value)
+    params = model.params | {"layers": layers | {"mlp": layers["mlp"] | {"up": {"kernel": kernel}}}}
+    save_model(tmp_path / "full", dataclasses.replace(model, params=params), None)
+    with pytest.raises(InputError, match="layers/mlp/up/kernel holds NaN or Inf"):
+        load_model(tmp_path / "full")
+
+
+def test_a_decoder_says_what_it_belongs_to(saved, tmp_path):
+    assert load_fingerprint(saved) == fingerprint(load_model(saved, "bfloat16"))
+    assert load_origin(saved) is None
+    assert (load_fingerprint(MODELS / "qwen3"), load_origin(MODELS / "qwen3")) == (None, None)
+    origin = Origin(load_fingerprint(saved), "decoder")
+    save_model(tmp_path / "decoder", random_model(1), None, origin)
+    assert load_origin(tmp_path / "decoder") == origin
+    change_origin(tmp_path / "decoder", [1])
+    with pytest.raises(InputError, match=r"config\.json: origin is not understood"):
+        load_origin(tmp_path / "decoder")
+
+
+def change_origin(folder, origin):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"origin": origin}))
+
+
+def test_pairs_that_were_not_made_for_each_other(saved, tmp_path):
+    other, decoder, pruned = tmp_path / "other", tmp_path / "decoder", tmp_path / "pruned"
+    save_model(other, random_model(7), None)
+    save_model(decoder, random_model(1), None, Origin(load_fingerprint(saved), "decoder"))
+    save_model(pruned, random_model(1), None, Origin(load_fingerprint(saved), None))
+    check_pair(saved, decoder, "decoder")
+    check_pair(saved, pruned, "full")
+    check_pair(saved, pruned, "decoder")
+    check_pair(decoder, decoder, "full")  # alone
+    check_pair(MODELS / "qwen3", decoder, "decoder")  # a folder that records nothing
+    check_pair(saved, other, "full")
+    with pytest.raises(InputError, match="trained with first_token 'decoder', found 'full'"):
+        check_pair(saved, decoder, "full")
+    with pytest.raises(InputError, match=r"decoder: trained behind another full model: finger"):
+        check_pair(other, decoder, "decoder")
+    with pytest.raises(InputError, match=r"pruned: cut from another full model: fingerprint "):
+        check_pair(other, pruned, "decoder")
 
 
 def test_fingerprint_is_of_the_weights_not_of_their_dtype(golden):

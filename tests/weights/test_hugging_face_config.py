@@ -125,6 +125,8 @@ def test_families_imply_bias_and_norm():
         ),
         ({"quantization_config": {"bits": 4}}, r"quantization_config is \{'bits': 4\}"),
         ({"logit_scale": 0.5}, "logit_scale is 0.5, expected null, false or absent"),
+        ({"logit_scale": 0}, "logit_scale is 0, expected null, false or absent"),
+        ({"logit_scale": 0.0}, "logit_scale is 0.0, expected null, false or absent"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected 1.0"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling has type 'yarn'"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "type 'dynamic', expected"),

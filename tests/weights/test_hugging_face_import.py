@@ -163,6 +163,13 @@ def test_a_broken_tensor_is_named(broken, change, message):
         load_model(broken)
 
 
+def test_numbers_beyond_the_dtype_are_refused(broken):
+    rewrite(broken, lambda tensors: tensors | {UP: np.full((24, 16), 1e6, np.float32)})
+    load_model(broken, "bfloat16")
+    with pytest.raises(InputError, match=f"{UP} holds numbers that float16 cannot"):
+        load_model(broken, "float16")
+
+
 def test_truncated_file_is_named(broken):
     path = broken / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

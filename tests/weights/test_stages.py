@@ -1,6 +1,7 @@
 """The two stages, from a Hugging Face folder to a workdir and back."""
 
 import json
+import shutil
 
 import jax
 import ml_collections
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from overfill_jax.errors import InputError
-from overfill_jax.weights import convert, export
+from overfill_jax.weights import convert, export, init
 from overfill_jax.weights.folders import load_model, save_model
 from tests.builders import random_model
 from tests.weights.conftest import MODELS
@@ -37,6 +38,40 @@ def test_there_and_back(golden, tmp_path):
     # The ids of the special tokens were in config.json only.
     written = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (written["bos_token_id"], written["eos_token_id"]) == (1, 2)
+
+
+def test_the_source_is_never_replaced(tmp_path):
+    source = shutil.copytree(MODELS / "qwen2", tmp_path / "full")
+    with pytest.raises(InputError, match="full: holds the source"):
+        convert.run(config(source), tmp_path)
+    for target, message in (("other", "holds other files"), ("full", "holds the source")):
+        shutil.copytree(MODELS / "qwen2", tmp_path / "other", dirs_exist_ok=True)
+        settings = config("", model="full")
+        settings.export.target = target
+        with pytest.raises(InputError, match=message):
+            export.run(settings, tmp_path)
+    assert (source / "model.safetensors").exists()
+    assert (tmp_path / "other" / "model.safetensors").exists()
+
+
+def test_an_export_is_replaced_by_the_next(tmp_path):
+    convert.run(config(MODELS / "qwen2"), tmp_path)
+    export.run(config(""), tmp_path)
+    (tmp_path / "hf" / "stale").touch()
+    export.run(config(""), tmp_path)
+    assert not (tmp_path / "hf" / "stale").exists()
+    settings = config("")
+    settings.export.target = "full"
+    with pytest.raises(InputError, match="full: holds the source"):
+        export.run(settings, tmp_path)
+
+
+def test_init_refuses_a_dtype_that_is_none(tmp_path):
+    settings = ml_collections.ConfigDict(
+        {"init": {"config": "shape.json", "tokenizer": "t", "dtype": "fp32"}, "seed": 0}
+    )
+    with pytest.raises(InputError, match=r"init\.dtype is 'fp32', expected one of float32"):
+        init.run(settings, tmp_path)
 
 
 def test_dtype_of_the_workdir(tmp_path):

@@ -1,0 +1,108 @@
+"""The prune stage: what it takes, what it refuses, and what it leaves."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from configs.default import get_config
+from overfill_jax.errors import InputError
+from overfill_jax.pruning import prune
+from overfill_jax.pruning.choose import Kept, save_kept
+from overfill_jax.pruning.importance import Importance, save_importance
+from overfill_jax.pruning.samples import Samples, save_samples
+from overfill_jax.weights.folders import load_config, load_fingerprint, load_origin, save_model
+from overfill_jax.weights.origin import Origin
+from tests.builders import CONFIG, make_model
+
+SHAPES = (CONFIG.hidden_size,), (CONFIG.num_layers, CONFIG.intermediate_size)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    save_model(tmp_path / "full", make_model(), None)
+    return tmp_path
+
+
+@pytest.fixture
+def config():
+    config = get_config()
+    config.prune.hidden, config.prune.intermediate = 0.5, 0.5
+    return config
+
+
+def with_importance(workdir, **changes):
+    rng = np.random.default_rng(0)
+    scores = dict(zip(("hidden", "intermediate"), map(rng.random, SHAPES), strict=True))
+    scores = {name: array.astype(np.float32) for name, array in (scores | changes).items()}
+    provenance = {"model": load_fingerprint(workdir / "full")}
+    save_importance(workdir / "importance.npz", Importance(**scores, provenance=provenance))
+
+
+def test_the_pruned_model_names_the_full_one(workdir, config):
+    with_importance(workdir)
+    prune.run(config, workdir)
+    full = load_fingerprint(workdir / "full")
+    assert load_origin(workdir / "pruned") == Origin(full, first_token=None)
+
+
+@pytest.mark.parametrize("selection", ["random", "first"])
+def test_selections_without_importance_need_none(workdir, config, caplog, selection):
+    config.prune.selection = selection
+    with caplog.at_level(logging.INFO, logger="absl"):
+        prune.run(config, workdir)
+    assert load_config(workdir / "pruned").hidden_size == 12
+    report = json.loads((workdir / "results" / "prune.json").read_text())
+    assert report["loss_on_calibration_text"] is None
+    assert "calibration.npz: no such file, so that the loss" in "\n".join(caplog.messages)
+
+
+def test_importance_is_demanded_where_it_decides(workdir, config):
+    with pytest.raises(InputError, match=r"importance\.npz: no such file"):
+        prune.run(config, workdir)
+
+
+@pytest.mark.parametrize("name", ["hidden", "intermediate"])
+def test_scores_that_are_not_finite_are_refused(workdir, config, name):
+    scores = np.ones(SHAPES[name == "intermediate"])
+    scores[..., 3] = np.nan
+    with_importance(workdir, **{name: scores})
+    with pytest.raises(InputError, match=rf"importance\.npz: {name} holds NaN or Inf"):
+        prune.run(config, workdir)
+
+
+def test_settings_that_cannot_work_are_named(workdir, config):
+    kept = Kept(np.arange(9), np.tile(np.arange(8), (CONFIG.num_layers, 1)))
+    save_kept(workdir / "given.npz", kept)
+    for changes, message in (
+        ({"indices": str(workdir / "given.npz"), "selection": "foo"}, "selection: found 'foo'"),
+        ({"hidden": float("inf")}, "prune.hidden: found width inf"),
+        ({"multiple_of": 0}, "prune.multiple_of: found 0"),
+        ({"hidden": 0.0, "intermediate": 0.0}, "found 0 and 0, which keep every channel"),
+    ):
+        changed = config.copy_and_resolve_references()
+        changed.prune.update(changes)
+        with pytest.raises(InputError, match=message):
+            prune.run(changed, workdir)
+    assert not (workdir / "pruned").exists()
+
+
+@pytest.mark.parametrize("token", [-1, CONFIG.vocab_size])
+def test_samples_of_another_model_are_refused(workdir, config, token):
+    with_importance(workdir)
+    samples = Samples(np.full((2, 6), token), np.array([6, 6]), np.array([0, 0]))
+    save_samples(workdir / "calibration.npz", samples)
+    with pytest.raises(InputError, match=rf"calibration\.npz: found tokens .*{token}"):
+        prune.run(config, workdir)
+    assert not (workdir / "pruned").exists()
+
+
+def test_the_loss_before_training_is_told(workdir, config):
+    with_importance(workdir)
+    tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (3, 8)).astype(np.int32)
+    samples = Samples(tokens, np.full(3, 8, np.int32), np.zeros(3, np.int32))
+    save_samples(workdir / "calibration.npz", samples)
+    prune.run(config, workdir)
+    losses = json.loads((workdir / "results" / "prune.json").read_text())
+    assert losses["loss_on_calibration_text"].keys() == {"full", "pruned"}

@@ -1,0 +1,86 @@
+"""Files whole or not at all, whoever is killed on the way."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def dead():
+    """The number of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def left(parent, name, tag, process, host=None):
+    """A folder as a killed run leaves it."""
+    folder = parent / f".{name}.{tag}-{host or socket.gethostname()}-{process}"
+    folder.mkdir()
+    (folder / "weights").write_text(tag)
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_moved_aside_comes_back(tmp_path, dead):
+    left(tmp_path, "full", "old", dead)
+    left(tmp_path, "full", "tmp", dead)
+    (tmp_path / f".answers.jsonl.tmp-{socket.gethostname()}-{dead}").write_text("half")
+    (tmp_path / ".hidden-1").write_text("somebody's own")
+    files.recover(tmp_path)
+    assert names(tmp_path) == [".hidden-1", "full"]
+    assert (tmp_path / "full" / "weights").read_text() == "old"
+
+
+def test_what_was_replaced_does_not_come_back(tmp_path, dead):
+    (tmp_path / "full").mkdir()
+    left(tmp_path, "full", "old", dead)
+    files.recover(tmp_path)
+    assert names(tmp_path) == ["full"]
+    assert names(tmp_path / "full") == []
+
+
+def test_a_run_that_lives_or_is_elsewhere_is_left_alone(tmp_path, dead):
+    kept = [
+        left(tmp_path, "full", "tmp", os.getppid()),
+        left(tmp_path, "full", "old", os.getppid()),
+        left(tmp_path, "full", "old", dead, host="another-host"),
+    ]
+    files.recover(tmp_path)
+    assert names(tmp_path) == sorted(path.name for path in kept)
+
+
+def test_the_next_writer_clears_up_for_its_own_target_only(tmp_path, dead):
+    other = left(tmp_path, "full2", "tmp", dead)
+    left(tmp_path, "full", "tmp", dead)
+    left(tmp_path, "full", "old", os.getpid())  # as in a container, where numbers repeat
+    with pytest.raises(KeyError), files.replace_folder(tmp_path / "full"):
+        raise KeyError("lost")
+    assert names(tmp_path) == [other.name, "full"]
+    with files.replace_folder(tmp_path / "full") as folder:
+        (folder / "new").touch()
+    assert names(tmp_path / "full") == ["new"]
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path):
+    with (
+        pytest.raises(InputError, match="found a folder, expected a file to write to"),
+        files.replace_file(tmp_path),
+    ):
+        pytest.fail("the work was begun")
+
+
+def test_only_objects_are_objects(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text("[1]")
+    with pytest.raises(InputError, match=r"list\.json: found a JSON list, expected an object"):
+        files.read_object(path)
