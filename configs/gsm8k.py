@@ -28,11 +28,10 @@ def get_config():
     config.train.packing = True
     config.train.sequence_length = 1024
     config.train.batch_size = 4
-    config.train.steps = 200
+    config.train.steps = 60
     config.train.learning_rate = 1e-3
     config.train.beta2 = 0.98
     config.train.weight_decay = 0.1
-    config.train.kl_weight = 1.0
     config.train.dtype = "float32"
     config.train.remat = "none"
     config.generate.max_new_tokens = 192

@@ -18,7 +18,7 @@ run() {
   stage gsm8k "$workdir" "$@"
 }
 run init
-run train --config.train.method=full --config.train.kl_weight=0 # it would be its own target
+run train --config.train.method=full
 run export --config.export.model=baselines/full_tuned --config.export.target=full_hf
 rm -r "$workdir/full" "$workdir/baselines/full_tuned" # convert reads the Hugging Face folder alone
 run convert

@@ -1,13 +1,15 @@
 """OverFill in JAX: a full model reads the prompt, its width-pruned copy writes the answer.
 
-    full = overfill_jax.load("Llama-3.2-3B-Instruct")
-    importance = overfill_jax.calibrate(full, texts)
-    decoder = overfill_jax.prune(full, importance, hidden=0.45, intermediate=0.45)
-    pair = overfill_jax.TwoStage(full, decoder)
-    answers = pair.generate(["What is a cache?"], max_new_tokens=128)
-    overfill_jax.export(decoder, "hf_folder")
+>>> import overfill_jax
+>>> full = overfill_jax.load("launch/quickstart_model")
+>>> importance = overfill_jax.calibrate(full, ["Ann has 3.", "Bob has 4 and wins 5."])
+>>> decoder = overfill_jax.prune(full, importance, hidden=0.5, intermediate=0.5)
+>>> pair = overfill_jax.TwoStage(full, decoder)
+>>> answers = pair.generate(["How many has Ann?"], max_new_tokens=8)
+>>> overfill_jax.export(decoder, "hf_folder")
 
-`run_stage` runs a stage of the command line (training among them) from a notebook.
+The examples of the single names go on from these lines. `run_stage` runs a stage of the command
+line, training among them, from a notebook.
 """
 
 from overfill_jax.api import (

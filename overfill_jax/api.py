@@ -49,6 +49,11 @@ Prompt = str | Sequence[dict] | Sequence[int] | np.ndarray
 class LanguageModel:
     """A model with the tokenizer and the chat template that it came with.
 
+    >>> full.tokenizer.decode(full.tokenizer.encode("Ann has 3."))
+    'Ann has 3.'
+    >>> full.config.hidden_size, full.params["embed"]["embedding"].shape
+    (128, (256, 128))
+
     Attributes:
       model: config and weights.
       folder: where tokenizer and template lie.
@@ -77,7 +82,8 @@ class LanguageModel:
 def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
     """Loads a Hugging Face folder or one of ours (a workdir's `full`, `pruned`, `decoder`).
 
-    >>> full = overfill_jax.load("Llama-3.2-3B-Instruct", dtype="bfloat16")
+    >>> overfill_jax.load("launch/quickstart_model", dtype="bfloat16").config.dtype
+    'bfloat16'
 
     Args:
       folder: with config.json, weights and tokenizer.
@@ -105,7 +111,9 @@ def calibrate(
 ) -> Importance:
     """Measures how much each channel matters, in one pass.
 
-    >>> importance = overfill_jax.calibrate(full, open("wikitext.txt"))
+    >>> importance = overfill_jax.calibrate(full, ["Ann has 3.", "Bob has 4 and wins 5."])
+    >>> importance.hidden.shape, importance.intermediate.shape
+    ((128,), (4, 320))
 
     Args:
       full: the model that is to be pruned.
@@ -149,7 +157,9 @@ def prune(
 ) -> LanguageModel:
     """Cuts the full model down to its decoder, which still has to be trained.
 
-    >>> decoder = overfill_jax.prune(full, importance, hidden=1536, intermediate=5376)
+    >>> decoder = overfill_jax.prune(full, importance, hidden=64, intermediate=0.5)
+    >>> decoder.config.hidden_size, decoder.config.intermediate_size
+    (64, 160)
 
     Args:
       full: the model that `importance` was measured on.
@@ -174,7 +184,7 @@ class TwoStage:
     """A full model that reads prompts and a decoder that answers from its cache.
 
     >>> pair = overfill_jax.TwoStage(full, decoder)
-    >>> pair.generate(["What is a cache?"], max_new_tokens=128)
+    >>> answers = pair.generate(["How many has Ann?"], max_new_tokens=8)
 
     With the same model twice it is that model alone.
     """
@@ -201,7 +211,10 @@ class TwoStage:
     ) -> tuple[Float[Array, "B V"], KVCache]:
         """Reads right-padded prompts with the full model and hands the cache over.
 
-        >>> logits, cache = pair.prefill(tokens, lengths)
+        >>> import numpy as np
+        >>> logits, cache = pair.prefill(np.array([[5, 6, 7], [8, 9, 0]]), np.array([3, 2]))
+        >>> logits.shape, cache.lengths.tolist()
+        ((2, 256), [3, 2])
 
         Returns:
           Logits of the first answer token, and the cache as `extend` goes on from it.
@@ -220,7 +233,11 @@ class TwoStage:
     ) -> tuple[Float[Array, "B T V"], KVCache]:
         """Reads further answer tokens with the decoder.
 
-        >>> logits, cache = pair.extend(tokens, cache)
+        >>> import numpy as np
+        >>> _, cache = pair.prefill(np.array([[5, 6, 7]]), np.array([3]))
+        >>> logits, cache = pair.extend(np.array([[8, 9]]), cache)
+        >>> logits.shape, cache.lengths.tolist()
+        ((1, 2, 256), [5])
 
         Returns:
           Logits after each of them, and the longer cache; the one given stays as it was.
@@ -244,7 +261,9 @@ class TwoStage:
     ) -> list[str] | list[np.ndarray]:
         """Answers each prompt.
 
-        >>> pair.generate(["Hello!"], max_new_tokens=64, temperature=0.7, top_p=0.9)
+        >>> answers = pair.generate(["Hello!"], max_new_tokens=8, temperature=0.7, top_p=0.9)
+        >>> len(answers)
+        1
 
         Args:
           prompts: questions, conversations (lists of messages) or tokens.
@@ -283,13 +302,21 @@ class TwoStage:
     ) -> Iterator[str]:
         """The answer to one prompt in pieces, as they are written; settings as in `generate`.
 
-        >>> for piece in pair.stream("Tell me a story."): print(piece, end="")
+        >>> text = ""
+        >>> for piece in pair.stream("Hello!", max_new_tokens=8):
+        ...     text += piece
+        >>> [text] == pair.generate(["Hello!"], max_new_tokens=8)
+        True
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         return self._generator.stream(self.encode(prompt), sampling, max_new_tokens, stop)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Tokens of a prompt: text and conversations go through the chat template."""
+        """Tokens of a prompt: text and conversations go through the chat template.
+
+        >>> pair.encode("Hello!") == pair.encode([{"role": "user", "content": "Hello!"}])
+        True
+        """
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         if _is_text(prompt):
@@ -301,6 +328,8 @@ def save(model: LanguageModel, folder: str | Path) -> None:
     """Writes a folder that `load` and the stages read.
 
     >>> overfill_jax.save(decoder, "runs/mine/pruned")
+    >>> overfill_jax.load("runs/mine/pruned").fingerprint == decoder.fingerprint
+    True
     """
     save_model(Path(folder), model.model, model.folder, model.origin)
 
@@ -314,6 +343,8 @@ def export(
     """Writes a Hugging Face folder.
 
     >>> overfill_jax.export(decoder, "hf_folder")
+    >>> overfill_jax.load("hf_folder").config == decoder.config
+    True
 
     Raises:
       InputError: a width that transformers refuses to load, with the next legal ones; unless

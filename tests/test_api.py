@@ -1,7 +1,12 @@
 """The public names do what their examples say, on a model of our own."""
 
+import contextlib
 import dataclasses
+import doctest
 import inspect
+import operator
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +19,7 @@ from overfill_jax.data import procedural
 from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.weights.folders import save_model
 from tests.builders import make_model
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +41,40 @@ def decoder(full, importance):
     return overfill_jax.prune(full, importance, hidden=0.5, intermediate=20)
 
 
-def test_the_names_are_about_a_dozen_and_documented():
+def test_the_names_are_about_a_dozen():
     assert 10 <= len(overfill_jax.__all__) <= 14
-    for name in ("load", "calibrate", "prune", "TwoStage", "save", "export"):
-        assert (
-            f">>> {'overfill_jax.' if name == 'save' else ''}"
-            in getattr(overfill_jax, name).__doc__
-        )
+
+
+@pytest.fixture(scope="module")
+def in_the_middle(tmp_path_factory):
+    """A folder like the repository, and the names that the first example leaves."""
+    folder = tmp_path_factory.mktemp("examples")
+    model = Path("launch", "quickstart_model")
+    shutil.copytree(REPOSITORY / model, folder / model)
+    with contextlib.chdir(folder):
+        names = run_example("overfill_jax", overfill_jax.__doc__, {})
+    return folder, names
+
+
+METHODS = [f"TwoStage.{name}" for name in ("prefill", "extend", "generate", "stream", "encode")]
+
+
+@pytest.mark.parametrize("name", [*overfill_jax.__all__, *METHODS])
+def test_every_name_has_an_example_that_runs(name, in_the_middle):
+    folder, names = in_the_middle
+    with contextlib.chdir(folder):
+        run_example(name, operator.attrgetter(name)(overfill_jax).__doc__, names)
+
+
+def run_example(name, text, names):
+    """Runs it with the given names; returns those names and the new ones."""
+    example = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
+    said = []
+    runner = doctest.DocTestRunner()
+    failed, tried = runner.run(example, out=said.append, clear_globs=False)
+    assert tried, f"{name}: no example"
+    assert not failed, "".join(said)
+    return example.globs
 
 
 def test_defaults_are_those_of_the_config():

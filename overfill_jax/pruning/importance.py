@@ -24,6 +24,11 @@ SAMPLE_NORMS = ("l1", "l2")
 class Importance:
     """How much each channel matters.
 
+    >>> importance.hidden.shape, importance.intermediate.shape
+    ((128,), (4, 320))
+    >>> importance.provenance["statistic"], importance.provenance["samples"]
+    ('signed_mean', 2)
+
     Attributes:
       hidden: [D], one score per channel of the residual stream, for the whole model.
       intermediate: [L, F], one score per MLP channel of each layer.

@@ -16,6 +16,9 @@ from overfill_jax.training.profiling import Profiler
 from overfill_jax.training.step import Metrics, TrainState
 from overfill_jax.weights.checkpoints import Checkpoints
 
+# In this order on the console.
+SHOWN = ("loss", "cross_entropy", "kl", "gradient_norm", "learning_rate", "tokens", "filled")
+
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
@@ -119,7 +122,8 @@ def finite(step: int, metrics: Metrics) -> tuple[int, dict[str, float]]:
     Raises:
       InputError: loss or gradient norm is not finite.
     """
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    fetched = jax.device_get(metrics)
+    values = {name: float(fetched[name]) for name in SHOWN}
     for name in ("loss", "gradient_norm"):
         if not math.isfinite(values[name]):
             raise _diverged(step, f"{name} is {values[name]}")
