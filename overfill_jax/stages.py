@@ -63,12 +63,15 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"{workdir}: cannot be made a workdir ({error.strerror})") from error
     if not os.access(workdir, os.W_OK):
         raise InputError(f"{workdir}: not writable, expected a workdir")
+    if config.seed < 0:
+        raise InputError(f"seed: found {config.seed}, expected at least 0")
     config = _resolved(config, workdir)
     distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
     distributed.check_shared(workdir)
-    if distributed.is_main():
-        files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
     importlib.import_module(STAGES[stage]).run(config, workdir)
+    if distributed.is_main():
+        name = f"train.{config.train.method}" if stage == "train" else stage
+        files.write_text(workdir / "configs" / f"{name}.yaml", config.to_yaml())
 
 
 def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:

@@ -75,7 +75,7 @@ def test_two_processes_meet_and_one_writes(job, tmp_path):
     assert "met [[0], [1]] of 4 devices" in out_1
     assert "peak memory" in err
     assert "peak memory" not in err_1  # of other processes only warnings
-    assert [path.name for path in tmp_path.rglob("*")] == ["configs", "train.yaml"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["configs", "train.two_stage.yaml"]
 
 
 @pytest.mark.parametrize(

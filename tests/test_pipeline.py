@@ -10,6 +10,7 @@ import pytest
 from configs import default
 from overfill_jax.errors import InputError
 from overfill_jax.stages import run_stage
+from overfill_jax.weights.checkpoints import Checkpoints
 from overfill_jax.weights.folders import load_model
 
 SHAPE = {
@@ -150,11 +151,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
     config = make_config(copy)
     config.train.learning_rate, config.train.clip_norm = 1e30, 1e30
     config.train.checkpoint_every = 1
-    with pytest.raises(InputError, match=r"training stopped at step \d: \w+ is (nan|inf)"):
+    with pytest.raises(InputError, match=r"training stopped at step \d: "):
         run_stage("train", config, copy)
-    kept = [path.name for path in (copy / "checkpoints/two_stage").iterdir()]
-    assert "1" in kept
     assert not (copy / "decoder").exists()
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), load_model(copy / "pruned").params
+    )
+    with Checkpoints(copy / "checkpoints/two_stage", keep_last=3) as checkpoints:
+        wanted = {"params": {"decoder": shapes}}
+        kept = checkpoints.restore(checkpoints.latest, wanted, partial=True)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
 @pytest.mark.parametrize("method", ["pruned", "scratch", "full"])
@@ -235,7 +241,16 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("calibrate.positions", "odd", "calibrate", r"calibrate\.positions: found 'odd'"),
         ("calibrate.source", "nowhere.txt", "calibrate", r"nowhere\.txt"),
         ("train.source", "nowhere.jsonl", "train", r"nowhere\.jsonl"),
-        ("train.accumulation", 3, "train", r"train\.accumulation: found 3, expected a divisor"),
+        ("train.accumulation", 3, "train", r"train\.batch_size: found 8, expected a multiple of 3"),
+        ("train.steps", -5, "train", r"train\.steps: found -5, expected at least 0"),
+        ("train.epochs", 0, "train", r"train\.epochs: found 0, expected at least 1"),
+        ("train.clip_norm", 0.0, "train", r"train\.clip_norm: found 0.0, expected more than 0"),
+        ("train.beta2", 2.0, "train", r"train\.beta2: found 2.0, expected less than 1"),
+        ("train.learning_rate", float("nan"), "train", r"train\.learning_rate: found nan"),
+        ("train.dtype", "fp32", "train", r"train\.dtype is 'fp32', expected one of"),
+        ("train.source", "", "train", r"train\.source: found nothing"),
+        ("mesh.data", 3, "train", r"mesh: found data 3, .* does not fit 1 devices"),
+        ("train.batch_size", 800, "train", r"found 150 rows .* at least one batch of 800"),
         ("train.remat", "some", "train", r"train\.remat: found 'some'"),
         ("train.validation_rows", 0, "train", r"train\.validation_rows: found 0"),
         ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
@@ -248,6 +263,18 @@ def test_settings_that_do_not_work_are_refused(copy, key, value, stage, message)
     config[section][name] = value
     with pytest.raises(InputError, match=message):
         run_stage(stage, config, copy)
+
+
+def test_a_refused_run_leaves_no_config(copy):
+    before = (copy / "configs/train.two_stage.yaml").read_text()
+    config = make_config(copy)
+    config.train.learning_rate = 0.5
+    with pytest.raises(InputError):
+        run_stage("train", config, copy)
+    assert (copy / "configs/train.two_stage.yaml").read_text() == before
+    config.seed = -1
+    with pytest.raises(InputError, match="seed: found -1"):
+        run_stage("data", config, copy)
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):

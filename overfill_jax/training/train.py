@@ -10,7 +10,7 @@ import ml_collections
 from absl import logging
 from jax.sharding import Mesh
 
-from overfill_jax import distributed, files
+from overfill_jax import distributed
 from overfill_jax.data.batches import Batch
 from overfill_jax.data.instructions import read_options
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader, read_ahead
@@ -21,7 +21,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.sharding import weight_shardings
-from overfill_jax.model.transformer import REMAT_POLICIES, Model, Params, init
+from overfill_jax.model.transformer import Model, Params, init
 from overfill_jax.training.curves import plot_curves
 from overfill_jax.training.loop import Intervals, Watch, fit, state_tree
 from overfill_jax.training.methods import Method, choose_method
@@ -35,24 +35,19 @@ from overfill_jax.training.placement import (
     to_devices,
 )
 from overfill_jax.training.profiling import Profiler
+from overfill_jax.training.settings import check_same_run, check_settings, run_settings
 from overfill_jax.training.step import Setup, TrainState, init_state, make_optimizer, make_schedule
-from overfill_jax.two_stage import FIRST_TOKEN, check_handoff
+from overfill_jax.two_stage import check_handoff
 from overfill_jax.weights.checkpoints import Checkpoints
-from overfill_jax.weights.folders import fingerprint, load_config, load_model, save_model
+from overfill_jax.weights.folders import load_config, load_model, save_model
 
 FOLDERS = {"full": "full", "decoder": "pruned"}
-# How often to look or save, and how to compute, does not change what is learnt; of data the
-# content counts.
-FREE = (
-    *("log_every", "validate_every", "checkpoint_every", "keep_last", "profile_at"),
-    *("profile_steps", "source", "validation", "remat", "loss_chunk", "accumulation"),
-)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains by `config.train.method` and saves the best state by validation loss."""
     c = config.train
-    check_choices(c)
+    check_settings(c)
     method = choose_method(c.method, c.freeze, c.kl_weight)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch(c.batch_size, c.accumulation, mesh)
@@ -126,29 +121,6 @@ def validation_loss(validate, state: TrainState, frozen, loader: ValidationLoade
 
 def _batch(loader: TrainingLoader | ValidationLoader, put, step: int) -> Batch:
     return put(functools.partial(loader.rows, step))
-
-
-def check_choices(c: ml_collections.ConfigDict) -> None:
-    """Refuses train settings that no code path takes.
-
-    Raises:
-      InputError: names the key, its value and what was expected.
-    """
-    choices = {"first_token": FIRST_TOKEN, "remat": ("none", *REMAT_POLICIES)}
-    for key, known in choices.items():
-        if c[key] not in known:
-            raise InputError(f"train.{key}: found {c[key]!r}, expected one of {known}")
-    at_least_one = ("batch_size", "accumulation", "validation_rows", "keep_last")
-    for key in (*at_least_one, "log_every", "validate_every", "checkpoint_every"):
-        if c[key] < 1:
-            raise InputError(f"train.{key}: found {c[key]}, expected at least 1")
-    if c.batch_size % c.accumulation:
-        raise InputError(
-            f"train.accumulation: found {c.accumulation}, expected a divisor of the batch of "
-            f"{c.batch_size} rows"
-        )
-    if c.cross_entropy_weight <= 0 and c.kl_weight <= 0:
-        raise InputError("train: cross_entropy_weight and kl_weight are both 0; nothing to learn")
 
 
 def load_configs(
@@ -237,50 +209,6 @@ def make_setup(
         accumulation=c.accumulation,
         remat=c.remat,
     )
-
-
-def run_settings(
-    config: ml_collections.ConfigDict,
-    models: dict[str, Model],
-    steps: int,
-    training: TrainingLoader,
-    validation: ValidationLoader,
-) -> dict[str, object]:
-    """All that decides what the run learns, flat and as JSON knows it."""
-    train = {f"train.{k}": v for k, v in config.train.items() if k not in FREE}
-    weights = {f"fingerprint of {name}": fingerprint(m) for name, m in models.items()}
-    return {
-        "seed": config.seed,
-        "steps in all": steps,
-        "training data": training.digest,
-        "validation data": validation.digest,
-        **train,
-        **weights,
-    }
-
-
-def check_same_run(path: Path, settings: dict[str, object], latest: int | None) -> None:
-    """Records the settings of a new run; a run that has checkpoints goes on only under its own.
-
-    Raises:
-      InputError: names the settings that differ from those of the run in the workdir.
-    """
-    if latest is None:
-        if distributed.is_main():
-            files.write_json(path, settings)
-        return
-    if not path.exists():
-        raise InputError(
-            f"{path}: missing, while there are checkpoints of its run; remove these to begin anew"
-        )
-    before = files.read_json(path)
-    differing = [k for k in sorted(settings | before) if settings.get(k) != before.get(k)]
-    if differing:
-        changes = ", ".join(f"{k} was {before.get(k)!r}, is {settings.get(k)!r}" for k in differing)
-        raise InputError(
-            f"{path.parent}: holds a run with other settings ({changes}); remove it and its "
-            "checkpoints, or use another workdir"
-        )
 
 
 def resume(checkpoints: Checkpoints, state: TrainState) -> TrainState:

@@ -1,0 +1,101 @@
+"""Settings of a run: which are refused, and which make it another run than the one begun."""
+
+from pathlib import Path
+
+import ml_collections
+
+from overfill_jax import distributed, files
+from overfill_jax.data.loader import TrainingLoader, ValidationLoader
+from overfill_jax.errors import InputError
+from overfill_jax.model.transformer import REMAT_POLICIES, Model
+from overfill_jax.two_stage import FIRST_TOKEN
+from overfill_jax.weights.folders import check_dtype, fingerprint
+
+# How often to look or save, and how to compute, does not change what is learnt; of data the
+# content counts.
+FREE = (
+    *("log_every", "validate_every", "checkpoint_every", "keep_last", "profile_at"),
+    *("profile_steps", "source", "validation", "remat", "loss_chunk", "accumulation"),
+)
+
+CHOICES = {"first_token": FIRST_TOKEN, "remat": ("none", *REMAT_POLICIES)}
+AT_LEAST = {
+    1: (
+        *("batch_size", "accumulation", "epochs", "validation_rows", "keep_last", "loss_chunk"),
+        *("log_every", "validate_every", "checkpoint_every", "profile_steps"),
+    ),
+    0: (
+        *("steps", "profile_at", "prompt_slots", "weight_decay", "final_learning_rate"),
+        *("cross_entropy_weight", "kl_weight", "beta1", "beta2", "warmup"),
+    ),
+}
+ABOVE_ZERO = ("learning_rate", "clip_norm", "kl_temperature")
+BELOW_ONE = ("beta1", "beta2", "warmup")
+
+
+def check_settings(c: ml_collections.ConfigDict) -> None:
+    """Refuses train settings that no code path takes.
+
+    Raises:
+      InputError: names the key, its value and what was expected.
+    """
+    for key, known in CHOICES.items():
+        if c[key] not in known:
+            raise InputError(f"train.{key}: found {c[key]!r}, expected one of {known}")
+    check_dtype("train.dtype", c.dtype)
+    for least, keys in AT_LEAST.items():
+        for key in keys:
+            if not c[key] >= least:
+                raise InputError(f"train.{key}: found {c[key]}, expected at least {least}")
+    for key in ABOVE_ZERO:
+        if not c[key] > 0:
+            raise InputError(f"train.{key}: found {c[key]}, expected more than 0")
+    for key in BELOW_ONE:
+        if not c[key] < 1:
+            raise InputError(f"train.{key}: found {c[key]}, expected less than 1")
+    if not c.cross_entropy_weight and not c.kl_weight:
+        raise InputError("train: cross_entropy_weight and kl_weight are both 0; nothing to learn")
+
+
+def run_settings(
+    config: ml_collections.ConfigDict,
+    models: dict[str, Model],
+    steps: int,
+    training: TrainingLoader,
+    validation: ValidationLoader,
+) -> dict[str, object]:
+    """All that decides what the run learns, flat and as JSON knows it."""
+    train = {f"train.{k}": v for k, v in config.train.items() if k not in FREE}
+    weights = {f"fingerprint of {name}": fingerprint(m) for name, m in models.items()}
+    return {
+        "seed": config.seed,
+        "steps in all": steps,
+        "training data": training.digest,
+        "validation data": validation.digest,
+        **train,
+        **weights,
+    }
+
+
+def check_same_run(path: Path, settings: dict[str, object], latest: int | None) -> None:
+    """Records the settings of a new run; a run that has checkpoints goes on only under its own.
+
+    Raises:
+      InputError: names the settings that differ from those of the run in the workdir.
+    """
+    if latest is None:
+        if distributed.is_main():
+            files.write_json(path, settings)
+        return
+    if not path.exists():
+        raise InputError(
+            f"{path}: missing, while there are checkpoints of its run; remove these to begin anew"
+        )
+    before = files.read_json(path)
+    differing = [k for k in sorted(settings | before) if settings.get(k) != before.get(k)]
+    if differing:
+        changes = ", ".join(f"{k} was {before.get(k)!r}, is {settings.get(k)!r}" for k in differing)
+        raise InputError(
+            f"{path.parent}: holds a run with other settings ({changes}); remove it and its "
+            "checkpoints, or use another workdir"
+        )
