@@ -285,6 +285,19 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
         run_stage("calibrate", make_config(copy), copy)
 
 
+def test_a_decoder_answers_as_it_was_trained_and_for_its_full_model_alone(copy):
+    config = make_config(copy)
+    config.generate.first_token = "decoder"
+    with pytest.raises(InputError, match="trained with first_token 'full', found 'decoder'"):
+        run_stage("generate", config, copy)
+    config = make_config(copy)
+    config.seed = 5
+    run_stage("init", config, copy)
+    for stage, message in (("generate", "trained behind another"), ("train", "cut from another")):
+        with pytest.raises(InputError, match=message):
+            run_stage(stage, make_config(copy), copy)
+
+
 def test_a_half_written_model_is_refused(copy):
     shutil.rmtree(copy / "full/params")
     with pytest.raises(InputError, match="full"):

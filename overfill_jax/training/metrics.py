@@ -22,7 +22,8 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, steps: int, start: int):
         self._steps = steps
-        self._clock = start, time.monotonic()
+        # The first step compiles; the clock starts behind it.
+        self._clock: tuple[int, float] | None = None
         self._main = distributed.is_main()
         if not self._main:
             return
@@ -41,9 +42,15 @@ class MetricsWriter:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        logging.info("step %d/%d  %s  %s", step, self._steps, shown, self._left(step))
+
+    def _left(self, step: int) -> str:
+        if self._clock is None:
+            self._clock = step, time.monotonic()
+            return "compiled"
         first, began = self._clock
-        left = (time.monotonic() - began) / (step - first) * (self._steps - step)
-        logging.info("step %d/%d  %s  %s left", step, self._steps, shown, _duration(left))
+        left = (time.monotonic() - began) / max(step - first, 1) * (self._steps - step)
+        return f"{_duration(left)} left"
 
     def close(self) -> None:
         if self._main:

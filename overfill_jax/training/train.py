@@ -39,7 +39,14 @@ from overfill_jax.training.settings import check_same_run, check_settings, run_s
 from overfill_jax.training.step import Setup, TrainState, init_state, make_optimizer, make_schedule
 from overfill_jax.two_stage import check_handoff
 from overfill_jax.weights.checkpoints import Checkpoints
-from overfill_jax.weights.folders import load_config, load_model, save_model
+from overfill_jax.weights.folders import (
+    check_pair,
+    fingerprint,
+    load_config,
+    load_model,
+    save_model,
+)
+from overfill_jax.weights.origin import Origin
 
 FOLDERS = {"full": "full", "decoder": "pruned"}
 
@@ -59,7 +66,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         models = load_models(config, configs, mesh, workdir)
         settings = run_settings(config, models, steps, training, validation)
         best = train(config, method, setup, models, training, validation, settings, workdir)
-        save_outputs(method, models, best, workdir)
+        save_outputs(method, models, best, c.first_token, workdir)
 
 
 def train(
@@ -131,6 +138,7 @@ def load_configs(
     names = {method.reader, method.writer} | ({"full"} if c.kl_weight else set())
     configs = {name: load_config(workdir / FOLDERS[name]) for name in sorted(names)}
     if len(configs) == 2:
+        check_pair(workdir / FOLDERS["full"], workdir / FOLDERS["decoder"], c.first_token)
         check_handoff(configs["full"], configs["decoder"])
     return {
         name: dataclasses.replace(one, dtype=c.dtype, attention=config.attention)
@@ -228,15 +236,24 @@ def abstract_tree(state: TrainState) -> dict:
 
 
 def save_outputs(
-    method: Method, models: dict[str, Model], best: dict[str, Params], workdir: Path
+    method: Method,
+    models: dict[str, Model],
+    best: dict[str, Params],
+    first_token: str,
+    workdir: Path,
 ) -> None:
     """Writes the trained models in the dtype that their weights came in."""
-    for name, folder in method.outputs.items():
-        source = models[name]
-        params = _cast_like(best[name], source.params)
-        tokenizer_folder = workdir / ("full" if name == "full" else "pruned")
-        save_model(workdir / folder, dataclasses.replace(source, params=params), tokenizer_folder)
-        logging.info("saved %s", workdir / folder)
+    trained = {
+        name: dataclasses.replace(models[name], params=_cast_like(best[name], models[name].params))
+        for name in sorted(method.outputs)
+    }
+    for name, model in trained.items():
+        origin = None
+        if name == "decoder" and method.reader == "full":
+            origin = Origin(fingerprint(trained.get("full", models["full"])), first_token)
+        folder = workdir / method.outputs[name]
+        save_model(folder, model, workdir / FOLDERS[name], origin)
+        logging.info("saved %s", folder)
 
 
 def _cast_like(params: Params, pattern: Params) -> Params:
