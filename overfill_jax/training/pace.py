@@ -1,4 +1,4 @@
-"""How fast training goes: tokens per second, share of the chips' peak, waiting for data."""
+"""How fast training goes: steps and tokens per second, and the share of time spent on data."""
 
 import contextlib
 import time
@@ -18,15 +18,7 @@ class Pace:
     is said so, for nothing in a run should change shape.
     """
 
-    def __init__(self, flops_per_step: float, peak_flops: float | None):
-        """Begins before the first step.
-
-        Args:
-          flops_per_step: of the models, without what is recomputed.
-          peak_flops: of all chips together, in FLOP/s; None where it is not known.
-        """
-        self._flops = flops_per_step
-        self._peak = peak_flops
+    def __init__(self):
         self._began: float | None = None
         self._compilations = 0
         self._steps = 0
@@ -52,8 +44,6 @@ class Pace:
             "answer_tokens_per_second": self._tokens / seconds,
             "waiting_for_data": self._waited / seconds,
         }
-        if self._peak:
-            values["mfu"] = self._flops * self._steps / seconds / self._peak
         self._restart()
         return values
 

@@ -95,7 +95,7 @@ def train(
         logging.info("training %s: %d steps of %d rows", method.name, steps, c.batch_size)
         watch = Watch(
             MetricsWriter(folder, steps, int(state.step)),
-            Pace(0.0, None),
+            Pace(),
             Profiler(folder / "profile", c.profile_at, c.profile_steps),
         )
         try:
