@@ -33,7 +33,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
     temporary, old = _beside(target, "tmp"), _beside(target, "old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        recover(target.parent, target.name)
+        _recover(target.parent, glob.escape(target.name))
         temporary.mkdir()
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
@@ -59,7 +59,7 @@ def replace_file(target: Path) -> Iterator[Path]:
     temporary = _beside(target, "tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        recover(target.parent, target.name)
+        _recover(target.parent, glob.escape(target.name))
         temporary.touch()
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
@@ -70,26 +70,26 @@ def replace_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def recover(folder: Path, target: str | None = None) -> None:
-    """Clears up what killed runs left in `folder`: what is half-written goes, what was moved aside
-    comes back.
+def recover(folder: Path) -> None:
+    """Clears up what killed runs left in `folder` and the folders in it: what is half-written goes,
+    what was moved aside comes back.
 
     Only of processes that are gone, and of this host: those of another, on a shared disk, may be
-    writing still. This process itself must not be writing in `folder`.
-
-    Args:
-      folder: where to look, and nowhere deeper.
-      target: look for what was left of this name only; None for all.
+    writing still. This process itself must not be writing there.
     """
-    pattern = "*" if target is None else glob.escape(target)
-    for path in folder.glob(f".{pattern}.*-*"):
+    for place in (folder, *folder.glob("*/")):
+        _recover(place, "*")
+
+
+def _recover(folder: Path, targets: str) -> None:
+    for path in folder.glob(f".{targets}.*-*"):
         left = _LEFTOVER.fullmatch(path.name)
         if left is None or left["host"] != socket.gethostname() or _runs(int(left["process"])):
             continue
-        place = path.with_name(left["target"])
-        if left["tag"] == "old" and not place.exists():
-            path.rename(place)
-            logging.warning("%s: is back; a run that was killed had moved it aside", place)
+        target = path.with_name(left["target"])
+        if left["tag"] == "old" and not target.exists():
+            path.rename(target)
+            logging.warning("%s: is back; a run that was killed had moved it aside", target)
         elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -15,7 +15,7 @@ from overfill_jax.errors import InputError
 STAGES = {
     "data": "overfill_jax.data.make",
     "init": "overfill_jax.weights.init",
-    "convert": "overfill_jax.weights.convert",
+    "convert": "overfill_jax.data.convert",
     "calibrate": "overfill_jax.pruning.calibrate",
     "prune": "overfill_jax.pruning.prune",
     "train": "overfill_jax.training.train",

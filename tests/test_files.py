@@ -41,6 +41,13 @@ def test_what_was_moved_aside_comes_back(tmp_path, dead):
     assert (tmp_path / "full" / "weights").read_text() == "old"
 
 
+def test_the_folders_of_a_folder_are_looked_at_too(tmp_path, dead):
+    (tmp_path / "joint").mkdir()
+    left(tmp_path / "joint", "decoder", "old", dead)
+    files.recover(tmp_path)
+    assert names(tmp_path / "joint") == ["decoder"]
+
+
 def test_what_was_replaced_does_not_come_back(tmp_path, dead):
     (tmp_path / "full").mkdir()
     left(tmp_path, "full", "old", dead)

@@ -8,8 +8,9 @@ import ml_collections
 import numpy as np
 import pytest
 
+from overfill_jax.data import convert
 from overfill_jax.errors import InputError
-from overfill_jax.weights import convert, export, init
+from overfill_jax.weights import export, init
 from overfill_jax.weights.folders import load_model, save_model
 from tests.builders import random_model
 from tests.weights.conftest import MODELS
