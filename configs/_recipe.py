@@ -11,11 +11,12 @@ from configs import default
 Width = float | int  # share removed, or width kept
 
 
-def recipe(source: str, widths: dict[str, tuple[Width, Width]], name: str):
+def recipe(source: str, shape: str, widths: dict[str, tuple[Width, Width]], name: str):
     """The config of one model.
 
     Args:
       source: its Hugging Face folder.
+      shape: its config.json in `configs/shapes`, for plans without weights.
       widths: by name, what `prune` does to the hidden and the MLP width.
       name: of the widths chosen.
     """
@@ -23,6 +24,7 @@ def recipe(source: str, widths: dict[str, tuple[Width, Width]], name: str):
         raise ValueError(f"found widths {name!r}, expected one of {', '.join(widths)}")
     config: ml_collections.ConfigDict = default.get_config()
     config.convert.source = source
+    config.plan.model = f"configs/shapes/{shape}.json"
     config.calibrate.source = "{workdir}/data/calibration.txt"
     config.prune.hidden, config.prune.intermediate = widths[name]
     config.train.source = "{workdir}/data/train.jsonl"

@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
     config.attention = "auto"  # who computes it: auto, xla, splash (TPU), cudnn (NVIDIA GPU)
     config.mesh = _mesh()
+    config.plan = _plan()
     config.data = _data()
     config.init = _init()
     config.convert = _convert()
@@ -33,6 +34,18 @@ def _mesh() -> ml_collections.ConfigDict:
     mesh.fsdp = 1  # parts of the batch that split the weights' width among them as well
     mesh.tensor = 1  # parts of heads, MLP and vocabulary
     return mesh
+
+
+def _plan() -> ml_collections.ConfigDict:
+    """What training costs, from the config alone; needs neither weights nor chips."""
+    plan = ml_collections.ConfigDict()
+    plan.model = ""  # the full model's config.json, or its folder
+    plan.chip = "v5e"  # v5e, v5p, v6e, a100, h100, h200
+    plan.topology = "4x4"  # of a TPU slice; of GPUs the number, or hosts x GPUs
+    plan.prompt_share = 0.5  # of a row's slots, where train.prompt_slots leaves it open
+    plan.tokens = 0  # of the training data, prompts and answers; 0: only the cost of a step
+    plan.compile = False  # asks the compiler as well (launch/requirements-tpu-compile.txt)
+    return plan
 
 
 def _data() -> ml_collections.ConfigDict:

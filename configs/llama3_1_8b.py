@@ -11,4 +11,4 @@ WIDTHS = {"paper": (0.43, 0.43), "aligned": (2304, 8320)}
 
 
 def get_config(widths: str = "paper"):
-    return recipe("Llama-3.1-8B-Instruct", WIDTHS, widths)
+    return recipe("Llama-3.1-8B-Instruct", "llama3_1_8b", WIDTHS, widths)

@@ -11,4 +11,4 @@ WIDTHS = {"paper": (0.45, 0.45), "aligned": (1536, 5376)}
 
 
 def get_config(widths: str = "paper"):
-    return recipe("Llama-3.2-3B-Instruct", WIDTHS, widths)
+    return recipe("Llama-3.2-3B-Instruct", "llama3_2_3b", WIDTHS, widths)

@@ -11,4 +11,4 @@ WIDTHS = {"paper": (0.45, 0.45), "aligned": (1792, 12032)}
 
 
 def get_config(widths: str = "paper"):
-    return recipe("Qwen2.5-7B-Instruct", WIDTHS, widths)
+    return recipe("Qwen2.5-7B-Instruct", "qwen2_5_7b", WIDTHS, widths)

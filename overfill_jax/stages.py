@@ -13,6 +13,7 @@ from overfill_jax.errors import InputError
 # In the order of the data, each the module that owns its `run(config, workdir)`. They are
 # imported when called, so that no stage pays for another's libraries.
 STAGES = {
+    "plan": "overfill_jax.planning.plan",
     "data": "overfill_jax.data.make",
     "init": "overfill_jax.weights.init",
     "convert": "overfill_jax.data.convert",

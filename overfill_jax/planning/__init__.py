@@ -1,0 +1,1 @@
+"""Knowing before paying: what a training run needs, from its config alone."""

@@ -1,0 +1,144 @@
+"""Memory of a chip during a train step, each part laid out by the table of `model/layout.py`.
+
+What stays from step to step is exact. What comes and goes is counted at the moments where the
+compiler's programs hold most: while the losses are differentiated, or in one layer's backward
+pass. How often an array exists at such a moment is the compiler's choice; the factors here are
+those of its programs for v5e, v5p and v6e slices (libtpu 0.0.42).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import partition
+from overfill_jax.model.transformer import abstract, logical_axes
+from overfill_jax.planning.chips import Chip
+from overfill_jax.planning.workload import Workload
+
+# The TPU compiler sums the gradient of a split unembedding piece by piece, and never holds it
+# whole, where multiplying takes longer than this share of the time that sending takes.
+PIECEWISE = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one chip, by part.
+
+    Attributes:
+      parts: name to bytes; their sum is the peak.
+      replicated: axes that the mesh does not divide, in words.
+    """
+
+    parts: dict[str, int]
+    replicated: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """At the peak of a step."""
+        return sum(self.parts.values())
+
+
+def step_memory(work: Workload, chip: Chip) -> Memory:
+    """Memory of a chip at the peak of a step."""
+    frozen, undivided = weight_bytes(work.full, work.frozen_dtype, work.mesh)
+    masters, more = weight_bytes(work.decoder, "float32", work.mesh)
+    losses, layer = _losses(work, chip), _layer(work)
+    at_peak = "logits chunk, unembedding" if losses > layer else "one layer's backward pass"
+    return Memory(
+        parts={
+            "frozen full weights": frozen,
+            "float32 masters": masters,
+            "Adam moments": 2 * masters,
+            # Those of a micro-batch, and their sum.
+            "gradients": masters * min(work.accumulation, 2),
+            "cache": cache_bytes(work),
+            "saved activations": saved_bytes(work),
+            at_peak: max(losses, layer),
+        },
+        replicated=tuple(sorted({*undivided, *more})),
+    )
+
+
+def weight_bytes(config: ModelConfig, dtype: str, mesh: AbstractMesh) -> tuple[int, set[str]]:
+    """Bytes of one chip's part of a model's weights, and the axes that are not divided."""
+    total, replicated = 0, set()
+    axes = jax.tree.leaves(logical_axes(config), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    for names, leaf in zip(axes, jax.tree.leaves(abstract(config, dtype).params), strict=True):
+        spec, undivided = partition(tuple(names), leaf.shape, mesh)
+        total += leaf.dtype.itemsize * math.prod(NamedSharding(mesh, spec).shard_shape(leaf.shape))
+        replicated.update(undivided)
+    return total, replicated
+
+
+def cache_bytes(work: Workload) -> int:
+    """Keys and values of every slot of a chip's rows in a micro-batch."""
+    c = work.full
+    slots = _rows(work) * work.row_slots
+    kv_heads = _part(work, c.num_kv_heads)
+    return 2 * c.num_layers * slots * kv_heads * c.head_dim * _width(work)
+
+
+def saved_bytes(work: Workload) -> int:
+    """What the decoder's forward pass keeps of all layers for the backward pass."""
+    c = work.decoder
+    stream, inner = c.hidden_size, _part(work, c.intermediate_size)
+    mixed = _part(work, c.num_heads) * c.head_dim
+    projected = mixed + 2 * _part(work, c.num_kv_heads) * c.head_dim
+    kept = {
+        "full": stream,
+        "dots": 3 * stream + projected + 2 * inner,
+        # Before and after norms, rotation and the gate's nonlinearity.
+        "none": 6 * stream + 2 * projected + mixed + 6 * inner,
+    }[work.remat]
+    return c.num_layers * _rows(work) * work.answer_slots * kept * _width(work)
+
+
+def _losses(work: Workload, chip: Chip) -> int:
+    """While the losses of a chunk are differentiated: its logits, and the unembedding."""
+    c = work.decoder
+    tokens = _rows(work) * min(work.loss_chunk, work.answer_slots)
+    vocabulary = _part(work, c.vocab_size)
+    logits = 4 * tokens * vocabulary
+    unembedding = vocabulary * c.hidden_size * _width(work)
+    if work.divergence:
+        hidden = _rows(work) * work.answer_slots * work.full.hidden_size
+        target = logits + hidden * _width(work)
+    else:
+        target = 0
+    fsdp = work.mesh.shape["fsdp"]
+    split = chip.kind == "tpu" and fsdp > 1 and c.hidden_size % fsdp == 0
+    # Time of a product of [tokens, V] and [tokens, D] over that of sending [V, D].
+    if split and tokens * chip.links > PIECEWISE * chip.flops:
+        return 2 * logits + unembedding // 2 + target
+    return 4 * logits + 2 * unembedding + target
+
+
+def _layer(work: Workload) -> int:
+    """In the backward pass of one decoder layer: its weights, their gradients, activations."""
+    c = work.decoder
+    heads, kv_heads = _part(work, c.num_heads), _part(work, c.num_kv_heads)
+    inner = _part(work, c.intermediate_size)
+    weights = c.hidden_size * (2 * (heads + kv_heads) * c.head_dim + 3 * inner)
+    wide = 4 * c.hidden_size + 2 * heads * c.head_dim + 4 * inner
+    tokens = _rows(work) * work.answer_slots
+    return (2 * weights + tokens * wide) * _width(work)
+
+
+def _rows(work: Workload) -> int:
+    """Of a micro-batch on one chip."""
+    parts = work.mesh.shape["data"] * work.mesh.shape["fsdp"]
+    return work.rows // (work.accumulation * parts)
+
+
+def _part(work: Workload, size: int) -> int:
+    """What is left on one chip of an axis that the tensor axis splits, if it divides it."""
+    parts = work.mesh.shape["tensor"]
+    return size if size % parts else size // parts
+
+
+def _width(work: Workload) -> int:
+    return jnp.dtype(work.decoder.dtype).itemsize

@@ -1,0 +1,55 @@
+"""The plan stage: what a run needs, from its config alone; into `plan/`."""
+
+import math
+from pathlib import Path
+
+import ml_collections
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+from overfill_jax.model.transformer import REMAT_POLICIES
+from overfill_jax.planning import report
+from overfill_jax.planning.chips import find_chip, link_speed, parse_topology
+from overfill_jax.planning.compiled import compile_step
+from overfill_jax.planning.duration import run_duration, step_duration
+from overfill_jax.planning.memory import step_memory
+from overfill_jax.planning.widths import legal_widths
+from overfill_jax.planning.workload import read_workload
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Plans the train step of `config`; prints it and writes `plan/plan.json` and `plan.md`."""
+    plan = make_plan(config)
+    print(report.text(plan), flush=True)
+    with files.replace_folder(workdir / "plan") as folder:
+        files.write_json(folder / "plan.json", report.numbers(plan))
+        files.write_text(folder / "plan.md", report.markdown(plan))
+
+
+def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
+    """Reckons all there is to know, and asks the compiler if told to.
+
+    Raises:
+      InputError: names the key that is at fault.
+    """
+    c = config.plan
+    if c.tokens < 0:
+        raise InputError(f"plan.tokens: found {c.tokens}, expected 0 or the size of the data")
+    remats = ("none", *REMAT_POLICIES)
+    if config.train.remat not in remats:
+        raise InputError(f"train.remat: found {config.train.remat!r}, expected one of {remats}")
+    chip = find_chip(c.chip)
+    topology = parse_topology(chip, c.topology)
+    work = read_workload(config, math.prod(topology))
+    memory = step_memory(work, chip)
+    duration = step_duration(work, memory, chip, link_speed(chip, topology))
+    return report.Plan(
+        chip=chip,
+        topology=c.topology,
+        work=work,
+        widths=legal_widths(work.full, work.decoder),
+        memory=memory,
+        duration=duration,
+        run=run_duration(work, duration, config.train.steps, c.tokens, config.train.epochs),
+        compiled=compile_step(config, work, chip, c.topology) if c.compile else None,
+    )

@@ -1,0 +1,154 @@
+"""What a run is about to do, read from its config: two shapes, a batch, a mesh."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import ml_collections
+from jax.sharding import AbstractMesh
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.mesh import AXES
+from overfill_jax.planning.flops import StepFlops, step_flops
+from overfill_jax.pruning.choose import kept_width
+from overfill_jax.weights.hugging_face_config import from_hugging_face
+
+# Prompt and answer slots of a row are whole blocks of the attention kernels.
+BLOCK = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One train step, as far as its cost goes.
+
+    Attributes:
+      full, decoder: the two shapes; the decoder alone is trained.
+      rows: of the global batch, of all micro-batches together.
+      prompt_slots, answer_slots: P and R of every row.
+      accumulation: micro-batches.
+      remat: what the decoder's backward pass recomputes.
+      loss_chunk: answer slots of a row whose logits exist at a time.
+      divergence: the full model answers, too, as the target of a KL divergence.
+      frozen_dtype: that the full model's weights are stored in.
+      mesh: sizes of the axes; holds no devices.
+    """
+
+    full: ModelConfig
+    decoder: ModelConfig
+    rows: int
+    prompt_slots: int
+    answer_slots: int
+    accumulation: int
+    remat: str
+    loss_chunk: int
+    divergence: bool
+    frozen_dtype: str
+    mesh: AbstractMesh
+
+    @property
+    def row_slots(self) -> int:
+        """P + R."""
+        return self.prompt_slots + self.answer_slots
+
+    @property
+    def flops(self) -> StepFlops:
+        """Of the step."""
+        slots = self.prompt_slots, self.answer_slots
+        return step_flops(self.full, self.decoder, self.rows, slots, self.remat, self.divergence)
+
+
+def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:
+    """The step that `config` describes, on so many chips.
+
+    Raises:
+      InputError: names the key that is at fault.
+    """
+    train = config.train
+    if train.method != "two_stage" or train.freeze != "full":
+        raise InputError(
+            f"train.method: found {train.method!r} with freeze {train.freeze!r}; plan knows "
+            "'two_stage' with freeze 'full'"
+        )
+    full = dataclasses.replace(
+        read_shape(config.plan.model), dtype=train.dtype, attention=config.attention
+    )
+    mesh = mesh_of(config.mesh, chips)
+    _check_rows(train, mesh)
+    return Workload(
+        full=full,
+        decoder=pruned_shape(full, config.prune),
+        rows=train.batch_size,
+        **_slots(train, config.plan.prompt_share),
+        accumulation=train.accumulation,
+        remat=train.remat,
+        loss_chunk=train.loss_chunk,
+        divergence=train.kl_weight > 0,
+        frozen_dtype=config.convert.dtype,
+        mesh=mesh,
+    )
+
+
+def read_shape(source: str) -> ModelConfig:
+    """The shape in a `config.json`, or in the folder that holds one.
+
+    Raises:
+      InputError: no such file, or a shape that is not understood.
+    """
+    if not source:
+        raise InputError("plan.model: found nothing, expected a config.json or its folder")
+    path = Path(source)
+    path = path / "config.json" if path.is_dir() else path
+    return from_hugging_face(files.read_json(path), str(path))
+
+
+def pruned_shape(full: ModelConfig, prune: ml_collections.ConfigDict) -> ModelConfig:
+    """The decoder that `prune` would cut out of this full model."""
+    hidden = kept_width("prune.hidden", full.hidden_size, prune.hidden, prune.multiple_of)
+    intermediate = kept_width(
+        "prune.intermediate", full.intermediate_size, prune.intermediate, prune.multiple_of
+    )
+    return dataclasses.replace(full, hidden_size=hidden, intermediate_size=intermediate)
+
+
+def mesh_of(mesh: ml_collections.ConfigDict, chips: int) -> AbstractMesh:
+    """The mesh of the run on so many chips.
+
+    Raises:
+      InputError: the sizes do not fit the chips.
+    """
+    sizes = dict(zip(AXES, (mesh.data, mesh.fsdp, mesh.tensor), strict=True))
+    wanted = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+    taken = math.prod(size for size in sizes.values() if size != -1)
+    if taken > 0 and list(sizes.values()).count(-1) == 1:
+        sizes = {axis: chips // taken if size == -1 else size for axis, size in sizes.items()}
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != chips:
+        raise InputError(f"mesh: found {wanted}, which does not fit the {chips} chips of the plan")
+    return AbstractMesh(tuple(sizes.values()), AXES)
+
+
+def _slots(train: ml_collections.ConfigDict, prompt_share: float) -> dict[str, int]:
+    """Prompt and answer slots of a row."""
+    if not 0 < prompt_share < 1:
+        raise InputError(f"plan.prompt_share: found {prompt_share:g}, expected one in (0, 1)")
+    length = train.sequence_length
+    prompt = train.prompt_slots or max(1, round(prompt_share * length / BLOCK)) * BLOCK
+    if not 0 < prompt < length:
+        raise InputError(
+            f"train.sequence_length: found {length}, of which {prompt} for prompts; expected "
+            "some for answers, too"
+        )
+    return {"prompt_slots": prompt, "answer_slots": length - prompt}
+
+
+def _check_rows(train: ml_collections.ConfigDict, mesh: AbstractMesh) -> None:
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if train.accumulation < 1 or train.batch_size < 1 or train.loss_chunk < 1:
+        raise InputError("train: batch_size, accumulation and loss_chunk are at least 1")
+    if train.batch_size % (train.accumulation * parts):
+        raise InputError(
+            f"train.batch_size: found {train.batch_size}, expected a multiple of "
+            f"{train.accumulation * parts} (train.accumulation {train.accumulation} x data "
+            f"{mesh.shape['data']} x fsdp {mesh.shape['fsdp']})"
+        )

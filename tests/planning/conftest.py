@@ -1,0 +1,34 @@
+"""A config of a small run on a slice of TPUs."""
+
+import json
+from collections.abc import Iterator
+
+import jaxtyping
+import ml_collections
+import pytest
+
+from configs import default
+from overfill_jax.weights.hugging_face_config import to_hugging_face
+from tests.builders import CONFIG
+
+
+@pytest.fixture
+def config(tmp_path) -> ml_collections.ConfigDict:
+    """Planned for 16 chips, as one block of fsdp."""
+    shape = tmp_path / "config.json"
+    shape.write_text(json.dumps(to_hugging_face(CONFIG, "bfloat16", {})))
+    config = default.get_config()
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    config.prune.hidden, config.prune.intermediate = 16, 32
+    config.train.batch_size = 16
+    config.plan.model = str(shape)
+    config.plan.chip, config.plan.topology = "v5e", "4x4"
+    return config
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """A step is lowered with a `Batch` of what stands for arrays."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

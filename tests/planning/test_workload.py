@@ -1,0 +1,55 @@
+"""What a config says about a step, and what it must not say."""
+
+import pytest
+
+from overfill_jax.errors import InputError
+from overfill_jax.planning.workload import read_workload
+from tests.builders import CONFIG
+
+
+def test_the_shapes_come_from_the_file_and_from_prune(config):
+    work = read_workload(config, 16)
+    assert (work.full.hidden_size, work.full.num_layers) == (CONFIG.hidden_size, 3)
+    assert (work.decoder.hidden_size, work.decoder.intermediate_size) == (16, 32)
+    assert work.decoder.dtype == "bfloat16"
+    assert dict(work.mesh.shape) == {"data": 1, "fsdp": 16, "tensor": 1}
+
+
+def test_ratios_are_read_as_pruning_reads_them(config):
+    config.prune.hidden = 0.45
+    config.prune.multiple_of = 4
+    assert read_workload(config, 16).decoder.hidden_size == 12
+
+
+def test_slots(config):
+    work = read_workload(config, 16)
+    assert (work.prompt_slots, work.answer_slots) == (1024, 1024)
+    config.plan.prompt_share = 0.26
+    assert read_workload(config, 16).prompt_slots == 512
+    config.train.prompt_slots = 640
+    assert read_workload(config, 16).answer_slots == 2048 - 640
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mesh.tensor", 3, "mesh: found data 1, fsdp -1, tensor 3, which does not fit the 16"),
+        ("mesh.fsdp", 8, "which does not fit the 16 chips"),
+        ("mesh.data", -1, "mesh: found data -1, fsdp -1"),
+        ("mesh.data", 0, "mesh: found data 0"),
+        ("train.batch_size", 24, "train.batch_size: found 24, expected a multiple of 16"),
+        ("train.accumulation", 2, "expected a multiple of 32"),
+        ("train.accumulation", 0, "at least 1"),
+        ("train.prompt_slots", 2048, "train.sequence_length: found 2048, of which 2048"),
+        ("train.method", "full", "train.method: found 'full'"),
+        ("plan.prompt_share", 1.0, "plan.prompt_share: found 1"),
+        ("plan.model", "", "plan.model: found nothing"),
+        ("plan.model", "nowhere.json", "nowhere.json: no such file"),
+        ("prune.hidden", 25, "prune.hidden: found width 25"),
+    ],
+)
+def test_bad_input(config, key, value, message):
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(InputError, match=message):
+        read_workload(config, 16)
