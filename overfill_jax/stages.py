@@ -34,6 +34,13 @@ JOBS = frozenset({"train"})
 def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path) -> None:
     """Runs one stage and leaves its resolved config in `workdir/configs/`.
 
+    >>> from configs import default
+    >>> config = default.get_config()
+    >>> config.convert.source = "launch/quickstart_model"
+    >>> overfill_jax.run_stage("convert", config, "runs/mine")
+    >>> overfill_jax.load("runs/mine/full").config.dtype
+    'bfloat16'
+
     Args:
       stage: a name of `STAGES`.
       config: as `configs/default.py` makes it, with what the run changes; `{workdir}` in a
@@ -66,6 +73,8 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"{workdir}: not writable, expected a workdir")
     if config.seed < 0:
         raise InputError(f"seed: found {config.seed}, expected at least 0")
+    if distributed.is_main():
+        files.recover(workdir)
     config = _resolved(config, workdir)
     distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
     distributed.check_shared(workdir)

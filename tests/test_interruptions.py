@@ -8,9 +8,7 @@ import pytest
 from tests.interruptions import compare
 
 
-@pytest.mark.parametrize(
-    ("processes", "kinds"), [(1, ("SIGKILL", "SIGTERM")), (2, ("SIGTERM",))]
-)
+@pytest.mark.parametrize(("processes", "kinds"), [(1, ("SIGKILL", "SIGTERM")), (2, ("SIGTERM",))])
 def test_an_interrupted_run_learns_the_same(tmp_path, processes, kinds):
     events, same = compare(tmp_path, 80, len(kinds), processes, kinds, seed=1)
     assert same

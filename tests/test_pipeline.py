@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import subprocess
 
 import jax
 import numpy as np
@@ -11,7 +13,8 @@ from configs import default
 from overfill_jax.errors import InputError
 from overfill_jax.stages import run_stage
 from overfill_jax.weights.checkpoints import Checkpoints
-from overfill_jax.weights.folders import load_model
+from overfill_jax.weights.folders import load_fingerprint, load_model, load_origin
+from overfill_jax.weights.origin import Origin
 
 SHAPE = {
     "model_type": "llama",
@@ -176,11 +179,38 @@ def test_baselines_take_the_same_path(copy, method):
     assert list(losses_of(copy, method)) == [1, 2]
 
 
+def test_trained_decoders_name_their_full_model(copy):
+    full = load_fingerprint(copy / "full")
+    assert load_origin(copy / "pruned") == Origin(full, None)
+    assert load_origin(copy / "decoder") == Origin(full, "full")
+    config = make_config(copy)
+    config.generate.first_token = "decoder"
+    with pytest.raises(InputError, match="decoder: trained with first_token 'full', found"):
+        run_stage("generate", config, copy)
+    config.seed = 5
+    run_stage("init", config, copy)
+    with pytest.raises(InputError, match="pruned: cut from another full model"):
+        run_stage("train", config, copy)
+    with pytest.raises(InputError, match="decoder: trained behind another full model"):
+        run_stage("evaluate", config, copy)
+
+
+def test_a_stage_brings_back_what_a_killed_run_moved_aside(copy):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (copy / "full").rename(copy / f".full.old-{socket.gethostname()}-{process.pid}")
+    run_stage("prune", make_config(copy), copy)
+    assert (copy / "full").is_dir()
+
+
 def test_joint_training_saves_both_models(copy):
     config = make_config(copy)
     config.train.freeze, config.train.steps = "none", 2
     config.train.kl_weight, config.train.first_token = 0.5, "decoder"
     run_stage("train", config, copy)
+    origin = Origin(load_fingerprint(copy / "joint/full"), "decoder")
+    assert load_origin(copy / "joint/decoder") == origin
+    assert load_origin(copy / "joint/full") is None
     for name, before in (("joint/full", "full"), ("joint/decoder", "pruned")):
         new, old = load_model(copy / name).params, load_model(copy / before).params
         assert np.any(
@@ -254,6 +284,7 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.remat", "some", "train", r"train\.remat: found 'some'"),
         ("train.validation_rows", 0, "train", r"train\.validation_rows: found 0"),
         ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
+        ("calibrate.dtype", "fp32", "calibrate", r"calibrate\.dtype is 'fp32'"),
         ("init.tokenizer", "", "init", r"init\.tokenizer: found ''"),
     ],
 )

@@ -17,6 +17,11 @@ class KVCache:
     slot P + t in every row. Slots are storage: what a token sees is decided by `segments`, where
     it stands by its position.
 
+    >>> import numpy as np
+    >>> _, cache = pair.prefill(np.array([[5, 6, 7], [8, 9, 0]]), np.array([3, 2]))
+    >>> cache.segments[:, :4].tolist(), cache.lengths.tolist()
+    ([[1, 1, 1, 0], [1, 1, 0, 0]], [3, 2])
+
     Attributes:
       key, value: [L, B, S, K, H].
       segments: [B, S], 0 for an empty or padded slot, otherwise the number of the sequence that

@@ -30,6 +30,9 @@ class Rope:
 class ModelConfig:
     """A decoder-only transformer of the Llama family.
 
+    >>> full.config.num_layers, full.config.hidden_size, full.config.group_size
+    (4, 128, 2)
+
     Attributes:
       model_type: the Hugging Face family name: llama, mistral, qwen2 or qwen3.
       vocab_size: V, rows of the embedding.

@@ -21,12 +21,13 @@ from overfill_jax.pruning.samples import (
     save_samples,
     select,
 )
-from overfill_jax.weights.folders import fingerprint, load_config, load_model
+from overfill_jax.weights.folders import check_dtype, fingerprint, load_config, load_model
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Measures channel importance by one pass over the text of `config.calibrate.source`."""
     c = config.calibrate
+    check_dtype("calibrate.dtype", c.dtype)
     samples = gather(config, workdir)
     model = load_model(workdir / "full")
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=c.dtype))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,16 +139,8 @@ def load_samples(path: Path) -> Samples:
             return Samples(arrays["tokens"], arrays["lengths"], arrays["starts"])
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; the calibrate stage writes it") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a file of calibration samples ({error})") from error
-
-
-def as_batches(batches: Iterable[Int[np.ndarray, "B T"]]) -> Iterator[CalibrationBatch]:
-    """Token batches without padding, as they come from a notebook."""
-    for batch in batches:
-        tokens = np.asarray(batch, np.int32)
-        every = np.ones(tokens.shape, bool)
-        yield CalibrationBatch(tokens, every, every)
 
 
 def _report_missing(found: int, count: int) -> None:
