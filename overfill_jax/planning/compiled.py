@@ -21,14 +21,15 @@ from overfill_jax.model.transformer import Params, abstract
 from overfill_jax.planning.chips import Chip
 from overfill_jax.planning.collectives import Traffic, read_collectives
 from overfill_jax.planning.workload import Workload
-from overfill_jax.training.objective import Objective
+from overfill_jax.training.methods import METHODS
 from overfill_jax.training.placement import (
     Placement,
     abstract_state,
     compile_steps,
     make_placement,
 )
-from overfill_jax.training.step import Setup, TrainState, make_optimizer, make_schedule
+from overfill_jax.training.setup import make_setup
+from overfill_jax.training.step import Setup, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,28 +115,9 @@ def tpu_mesh(work: Workload, chip: Chip, topology: str) -> Mesh:
 
 def abstract_setup(train: ml_collections.ConfigDict, work: Workload) -> Setup:
     """The setup of the run, whose length does not change the program."""
-    schedule = make_schedule(
-        train.learning_rate, max(train.steps, 1), train.warmup, train.final_learning_rate
-    )
-    objective = Objective(
-        train.cross_entropy_weight,
-        train.kl_weight,
-        train.kl_temperature,
-        train.first_token,
-        train.loss_chunk,
-    )
-    return Setup(
-        configs=(("decoder", work.decoder), ("full", work.full)),
-        roles=("full", "decoder"),
-        trained=frozenset({"decoder"}),
-        objective=objective,
-        optimizer=make_optimizer(
-            schedule, train.beta1, train.beta2, train.weight_decay, train.clip_norm
-        ),
-        schedule=schedule,
-        accumulation=work.accumulation,
-        remat=work.remat,
-    )
+    configs = {"decoder": work.decoder, "full": work.full}
+    setup = make_setup(train, METHODS["two_stage"], configs, max(train.steps, 1))
+    return dataclasses.replace(setup, accumulation=work.accumulation, remat=work.remat)
 
 
 def abstract_step_inputs(

@@ -7,7 +7,6 @@ import ml_collections
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
-from overfill_jax.model.transformer import REMAT_POLICIES
 from overfill_jax.planning import report
 from overfill_jax.planning.chips import find_chip, link_speed, parse_topology
 from overfill_jax.planning.compiled import compile_step
@@ -35,9 +34,6 @@ def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
     c = config.plan
     if c.tokens < 0:
         raise InputError(f"plan.tokens: found {c.tokens}, expected 0 or the size of the data")
-    remats = ("none", *REMAT_POLICIES)
-    if config.train.remat not in remats:
-        raise InputError(f"train.remat: found {config.train.remat!r}, expected one of {remats}")
     chip = find_chip(c.chip)
     topology = parse_topology(chip, c.topology)
     work = read_workload(config, math.prod(topology))

@@ -1,7 +1,6 @@
 """What a run is about to do, read from its config: two shapes, a batch, a mesh."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 import ml_collections
@@ -10,9 +9,11 @@ from jax.sharding import AbstractMesh
 from overfill_jax import files
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.mesh import AXES
+from overfill_jax.model.mesh import AXES, mesh_sizes
 from overfill_jax.planning.flops import StepFlops, step_flops
 from overfill_jax.pruning.choose import kept_width
+from overfill_jax.training.placement import check_batch
+from overfill_jax.training.settings import check_settings
 from overfill_jax.weights.hugging_face_config import from_hugging_face
 
 # Prompt and answer slots of a row are whole blocks of the attention kernels.
@@ -74,8 +75,11 @@ def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:
     full = dataclasses.replace(
         read_shape(config.plan.model), dtype=train.dtype, attention=config.attention
     )
-    mesh = mesh_of(config.mesh, chips)
-    _check_rows(train, mesh)
+    m = config.mesh
+    sizes = mesh_sizes(m.data, m.fsdp, m.tensor, chips, f"the {chips} chips of the plan")
+    mesh = AbstractMesh(sizes, AXES)
+    check_settings(train)
+    check_batch(train.batch_size, train.accumulation, mesh)
     return Workload(
         full=full,
         decoder=pruned_shape(full, config.prune),
@@ -112,22 +116,6 @@ def pruned_shape(full: ModelConfig, prune: ml_collections.ConfigDict) -> ModelCo
     return dataclasses.replace(full, hidden_size=hidden, intermediate_size=intermediate)
 
 
-def mesh_of(mesh: ml_collections.ConfigDict, chips: int) -> AbstractMesh:
-    """The mesh of the run on so many chips.
-
-    Raises:
-      InputError: the sizes do not fit the chips.
-    """
-    sizes = dict(zip(AXES, (mesh.data, mesh.fsdp, mesh.tensor), strict=True))
-    wanted = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
-    taken = math.prod(size for size in sizes.values() if size != -1)
-    if taken > 0 and list(sizes.values()).count(-1) == 1:
-        sizes = {axis: chips // taken if size == -1 else size for axis, size in sizes.items()}
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != chips:
-        raise InputError(f"mesh: found {wanted}, which does not fit the {chips} chips of the plan")
-    return AbstractMesh(tuple(sizes.values()), AXES)
-
-
 def _slots(train: ml_collections.ConfigDict, prompt_share: float) -> dict[str, int]:
     """Prompt and answer slots of a row."""
     if not 0 < prompt_share < 1:
@@ -140,15 +128,3 @@ def _slots(train: ml_collections.ConfigDict, prompt_share: float) -> dict[str, i
             "some for answers, too"
         )
     return {"prompt_slots": prompt, "answer_slots": length - prompt}
-
-
-def _check_rows(train: ml_collections.ConfigDict, mesh: AbstractMesh) -> None:
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if train.accumulation < 1 or train.batch_size < 1 or train.loss_chunk < 1:
-        raise InputError("train: batch_size, accumulation and loss_chunk are at least 1")
-    if train.batch_size % (train.accumulation * parts):
-        raise InputError(
-            f"train.batch_size: found {train.batch_size}, expected a multiple of "
-            f"{train.accumulation * parts} (train.accumulation {train.accumulation} x data "
-            f"{mesh.shape['data']} x fsdp {mesh.shape['fsdp']})"
-        )

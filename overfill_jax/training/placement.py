@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from overfill_jax.data.batches import Batch
 from overfill_jax.errors import InputError
@@ -90,7 +90,7 @@ def compile_steps(setup: Setup, placement: Placement) -> tuple[Callable, Callabl
     return step, validate
 
 
-def check_batch(rows: int, accumulation: int, mesh: Mesh) -> None:
+def check_batch(rows: int, accumulation: int, mesh: Mesh | AbstractMesh) -> None:
     """Refuses a batch that micro-batches and devices cannot share evenly.
 
     Raises:

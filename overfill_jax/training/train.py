@@ -26,7 +26,6 @@ from overfill_jax.training.curves import plot_curves
 from overfill_jax.training.loop import Intervals, Watch, fit, state_tree
 from overfill_jax.training.methods import Method, choose_method
 from overfill_jax.training.metrics import MetricsWriter
-from overfill_jax.training.objective import Objective
 from overfill_jax.training.pace import Pace
 from overfill_jax.training.placement import (
     check_batch,
@@ -36,7 +35,8 @@ from overfill_jax.training.placement import (
 )
 from overfill_jax.training.profiling import Profiler
 from overfill_jax.training.settings import check_same_run, check_settings, run_settings
-from overfill_jax.training.step import Setup, TrainState, init_state, make_optimizer, make_schedule
+from overfill_jax.training.setup import make_setup
+from overfill_jax.training.step import Setup, TrainState, init_state
 from overfill_jax.two_stage import check_handoff
 from overfill_jax.weights.checkpoints import Checkpoints
 from overfill_jax.weights.folders import (
@@ -196,26 +196,6 @@ def load_data(
     return (
         TrainingLoader(training, shapes[0], c.batch_size, config.seed, c.cutoff),
         ValidationLoader(held_out, shapes[1], c.batch_size),
-    )
-
-
-def make_setup(
-    c: ml_collections.ConfigDict, method: Method, configs: dict[str, ModelConfig], steps: int
-) -> Setup:
-    """The part of the run that every step shares."""
-    schedule = make_schedule(c.learning_rate, steps, c.warmup, c.final_learning_rate)
-    objective = Objective(
-        c.cross_entropy_weight, c.kl_weight, c.kl_temperature, c.first_token, c.loss_chunk
-    )
-    return Setup(
-        configs=tuple(configs.items()),
-        roles=(method.reader, method.writer),
-        trained=method.trained,
-        objective=objective,
-        optimizer=make_optimizer(schedule, c.beta1, c.beta2, c.weight_decay, c.clip_norm),
-        schedule=schedule,
-        accumulation=c.accumulation,
-        remat=c.remat,
     )
 
 
