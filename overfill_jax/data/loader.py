@@ -106,10 +106,10 @@ class Filling:
     padded: float
 
     def __str__(self) -> str:
+        compared = f" (padded, one example a row: {self.padded:.1%})" if self.shape.packed else ""
         return (
             f"{self.examples} examples in {self.rows} rows of {self.shape.prompt_slots} prompt and "
-            f"{self.shape.answer_slots} answer slots, {self.used:.1%} of them used "
-            f"(padded, one example a row: {self.padded:.1%})"
+            f"{self.shape.answer_slots} answer slots, {self.used:.1%} of them used{compared}"
         )
 
 
