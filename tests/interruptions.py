@@ -2,6 +2,7 @@
 
     python -m tests.interruptions --workdir=DIR [--kills=10] [--processes=1]
 
+So many kills by SIGKILL, every second one in the midst of a save, and half as many by SIGTERM.
 Prints a table; ends with 1 if a resumed run's losses are not those of the undisturbed one, bit for
 bit. DIR is a new folder; the compiled programs are kept in it, so that a start takes seconds.
 """
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from overfill_jax import files
@@ -40,13 +41,34 @@ def get_config():
 
 
 @dataclasses.dataclass(frozen=True)
-class Interruption:
-    """One kill: the signal, how long after the first step, what the run had saved by then."""
+class Machines:
+    """What a run is given: processes, simulated devices of each, and the mesh that they form."""
 
-    signal: str
+    processes: int
+    devices: int
+    mesh: tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interruption:
+    """One kill: how, when, and what it met.
+
+    Attributes:
+      kind: of `KINDS`.
+      seconds: after the first step.
+      status: of the process that was killed.
+      saved: the newest finished checkpoint.
+      unfinished: a save was under way.
+    """
+
+    kind: str
     seconds: float
     status: int
     saved: int
+    unfinished: bool
+
+
+KINDS = ("SIGKILL", "SIGKILL in a save", "SIGTERM")
 
 
 def prepare(workdir: Path, steps: int) -> None:
@@ -60,16 +82,19 @@ def prepare(workdir: Path, steps: int) -> None:
         run_stage(stage, make_config(workdir), workdir)
 
 
-def start(workdir: Path, processes: int) -> list[subprocess.Popen]:
+def start(workdir: Path, machines: Machines) -> list[subprocess.Popen]:
     """The processes of one run."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={2 // processes}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={machines.devices}",
     }
     command = [sys.executable, "-m", "overfill_jax.main", "train"]
-    command += [f"--config={workdir / 'config.py'}", f"--workdir={workdir}", "--config.mesh.fsdp=2"]
+    command += [f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]
+    axes = zip(("data", "fsdp", "tensor"), machines.mesh, strict=True)
+    command += [f"--config.mesh.{axis}={size}" for axis, size in axes]
+    processes = machines.processes
     if processes > 1:
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -85,9 +110,9 @@ def start(workdir: Path, processes: int) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
-def finish(workdir: Path, processes: int) -> dict[int, tuple[float, float]]:
-    """Runs until the end; loss and gradient norm of every step."""
-    running = start(workdir, processes)
+def finish(workdir: Path, machines: Machines) -> dict[int, dict[str, float]]:
+    """Runs until the end; what was learnt."""
+    running = start(workdir, machines)
     texts = [process.communicate()[0] for process in running]
     for process, text in zip(running, texts, strict=True):
         if process.returncode:
@@ -95,48 +120,65 @@ def finish(workdir: Path, processes: int) -> dict[int, tuple[float, float]]:
     return learnt(workdir)
 
 
-def learnt(workdir: Path) -> dict[int, tuple[float, float]]:
-    """Loss and gradient norm of every step that is recorded."""
+def learnt(workdir: Path) -> dict[int, dict[str, float]]:
+    """What depends on nothing but the examples and the weights, of every step."""
     path = workdir / "metrics/two_stage/metrics.jsonl"
     rows = map(json.loads, path.read_text().splitlines())
-    return {row["step"]: (row["loss"], row["gradient_norm"]) for row in rows if "loss" in row}
+    names = "loss", "gradient_norm", "tokens"
+    return {row["step"]: {name: row[name] for name in names} for row in rows if "loss" in row}
 
 
-def interrupt(workdir: Path, processes: int, kind: str, seconds: float) -> Interruption:
-    """Starts the run, lets it take a step, and ends it `seconds` later by the signal."""
-    path = workdir / "metrics/two_stage/metrics.jsonl"
-    running = start(workdir, processes)
+def forget(workdir: Path) -> None:
+    """Removes what training has left."""
+    for name in ("checkpoints", "metrics", "decoder"):
+        shutil.rmtree(workdir / name)
+
+
+def interrupt(workdir: Path, machines: Machines, kind: str, seconds: float) -> Interruption:
+    """Starts the run, lets it take a step, and ends it `seconds` later."""
+    path, saves = workdir / "metrics/two_stage/metrics.jsonl", workdir / "checkpoints/two_stage"
+    running = start(workdir, machines)
     before = path.stat().st_size if path.exists() else 0
-    while all(p.poll() is None for p in running):
-        if path.exists() and path.stat().st_size != before:
-            break
-        time.sleep(0.02)
+    wait_until(lambda: path.exists() and path.stat().st_size != before, running)
     time.sleep(seconds)
+    if kind == "SIGKILL in a save":
+        wait_until(lambda: unfinished(saves), running)
+    number = getattr(signal, kind.split()[0])
     # A machine that fails takes one process; the notice of preemption reaches all.
-    victims = running[-1:] if kind == "SIGKILL" else running
+    victims = running[-1:] if number == signal.SIGKILL else running
     for process in victims:
-        process.send_signal(getattr(signal, kind))
+        process.send_signal(number)
     for process in running:
         process.communicate()
-    saved = [int(p.name) for p in (workdir / "checkpoints/two_stage").iterdir() if p.name.isdigit()]
-    status = running[0 if kind == "SIGTERM" else -1].returncode
-    return Interruption(kind, seconds, status, max(saved, default=0))
+    saved = [int(step.name) for step in saves.iterdir() if step.name.isdigit()]
+    return Interruption(
+        kind, seconds, victims[0].returncode, max(saved, default=0), unfinished(saves)
+    )
+
+
+def unfinished(saves: Path) -> bool:
+    """Whether a checkpoint is half-written."""
+    return saves.exists() and any(not path.name.isdigit() for path in saves.iterdir())
+
+
+def wait_until(met: Callable[[], bool], running: list[subprocess.Popen]) -> None:
+    """Until then, or until a process has ended."""
+    while all(process.poll() is None for process in running) and not met():
+        time.sleep(0.001)
 
 
 def compare(
-    workdir: Path, steps: int, kills: int, processes: int, kinds: Sequence[str], seed: int
+    workdir: Path, machines: Machines, kinds: Sequence[str], seed: int
 ) -> tuple[list[Interruption], bool]:
-    """A run left alone and one that is interrupted again and again; whether they learn the same."""
-    prepare(workdir / "run", steps)
-    expected = finish(workdir / "run", processes)
-    for name in ("checkpoints", "metrics", "decoder"):
-        shutil.rmtree(workdir / "run" / name)
+    """A run left alone, and one interrupted once for each of `kinds`: whether they learn the same.
+
+    `workdir` has been prepared; the run left alone is there afterwards.
+    """
+    expected = finish(workdir, machines)
+    forget(workdir)
     draw = random.Random(seed)
-    events = [
-        interrupt(workdir / "run", processes, kinds[i % len(kinds)], draw.uniform(0, 1.0))
-        for i in range(kills)
-    ]
-    return events, finish(workdir / "run", processes) == expected
+    events = [interrupt(workdir, machines, kind, draw.uniform(0, 1.0)) for kind in kinds]
+    return events, finish(workdir, machines) == expected
 
 
 def main() -> None:
@@ -146,11 +188,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
-    kinds = ("SIGKILL", "SIGTERM")
-    events, same = compare(given.workdir, 600, given.kills, given.processes, kinds, seed=0)
-    print("| signal | after (s) | status | newest checkpoint |\n|---|---|---|---|")
+    machines = Machines(given.processes, 2 // given.processes, (1, 2, 1))
+    prepare(given.workdir, steps=600)
+    kinds = [KINDS[i % len(KINDS)] for i in range(given.kills + given.kills // 2)]
+    events, same = compare(given.workdir, machines, kinds, seed=0)
+    print("| kill | after (s) | status | newest checkpoint | save under way |")
+    print("|---|---|---|---|---|")
     for event in events:
-        print(f"| {event.signal} | {event.seconds:.2f} | {event.status} | {event.saved} |")
+        under_way = "yes" if event.unfinished else "no"
+        print(
+            f"| {event.kind} | {event.seconds:.2f} | {event.status} | {event.saved} | {under_way} |"
+        )
     print("losses of all steps are " + ("bit-equal" if same else "NOT EQUAL"))
     sys.exit(not same)
 

@@ -1,18 +1,52 @@
-"""A run that is killed and goes on learns what it would have learnt; `interruptions.py` does more.
-
-Bit for bit, on the same devices; what other meshes learn is in `training/test_mesh.py`.
-"""
+"""Runs that are killed learn what they would have learnt; `interruptions.py` kills more often."""
 
 import pytest
 
-from tests.interruptions import compare
+from tests.interruptions import Machines, compare, finish, forget, interrupt, prepare
+
+STEPS = 40
 
 
-@pytest.mark.parametrize(("processes", "kinds"), [(1, ("SIGKILL", "SIGTERM")), (2, ("SIGTERM",))])
-def test_an_interrupted_run_learns_the_same(tmp_path, processes, kinds):
-    events, same = compare(tmp_path, 80, len(kinds), processes, kinds, seed=1)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("interruptions") / "run"
+    prepare(workdir, STEPS)
+    return workdir
+
+
+@pytest.fixture
+def workdir(prepared):
+    yield prepared
+    forget(prepared)
+
+
+@pytest.mark.parametrize(
+    ("processes", "kinds"), [(1, ("SIGKILL", "SIGKILL in a save", "SIGTERM")), (2, ("SIGTERM",))]
+)
+def test_an_interrupted_run_learns_the_same(workdir, processes, kinds):
+    events, same = compare(workdir, Machines(processes, 2 // processes, (1, 2, 1)), kinds, seed=1)
     assert same
-    assert any(0 < event.saved < 80 for event in events), events  # it was interrupted indeed
+    assert any(0 < event.saved < STEPS for event in events), events  # it was interrupted indeed
     for event in events:
         # SIGTERM is no failure; a process that loses the other ends as well.
-        assert event.signal == "SIGKILL" or event.status == 0, events
+        assert event.kind != "SIGTERM" or event.status == 0, events
+
+
+def test_other_machines_learn_the_same(workdir):
+    alone = finish(workdir, Machines(1, 1, (1, 1, 1)))
+    forget(workdir)
+    assert_close(finish(workdir, Machines(2, 2, (1, 2, 2))), alone)
+    forget(workdir)
+    event = interrupt(workdir, Machines(1, 8, (2, 2, 2)), "SIGTERM", seconds=0.0)
+    assert event.status == 0
+    assert 0 < event.saved < 20
+    assert_close(finish(workdir, Machines(1, 4, (1, 4, 1))), alone)
+
+
+def assert_close(found, expected):
+    """The first twenty losses, and the examples of all steps."""
+    assert found.keys() == expected.keys()
+    for step in found:
+        assert found[step]["tokens"] == expected[step]["tokens"], step
+        if step <= 20:
+            assert found[step]["loss"] == pytest.approx(expected[step]["loss"], abs=1e-5), step
