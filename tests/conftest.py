@@ -1,6 +1,7 @@
 """Shapes in signatures are checked while the tests run, and only then."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -21,3 +22,11 @@ def shared_data() -> Path:
     if not (shared / "data").is_dir():
         pytest.skip(f"no data folder in {shared}; set OVERFILL_SHARED")
     return shared / "data"
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """A step is lowered with a `Batch` of what stands for arrays."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

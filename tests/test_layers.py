@@ -21,7 +21,7 @@ ROOMS = (
     ("two_stage",),
     ("weights",),
     ("model",),
-    ("distributed",),
+    ("chips", "distributed"),
     ("errors", "files"),
 )
 PACKAGE = REPOSITORY / "overfill_jax"

@@ -14,22 +14,14 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from overfill_jax.data.batches import Batch, lay_out
+from overfill_jax.chips import Chip
 from overfill_jax.errors import InputError
 from overfill_jax.model.mesh import make_mesh
-from overfill_jax.model.transformer import Params, abstract
-from overfill_jax.planning.chips import Chip
 from overfill_jax.planning.collectives import Traffic, read_collectives
-from overfill_jax.planning.workload import Workload
-from overfill_jax.training.methods import METHODS
-from overfill_jax.training.placement import (
-    Placement,
-    abstract_state,
-    compile_steps,
-    make_placement,
-)
+from overfill_jax.planning.workload import METHOD, Workload
+from overfill_jax.training.placement import abstract_inputs, compile_steps, make_placement
 from overfill_jax.training.setup import make_setup
-from overfill_jax.training.step import Setup, TrainState
+from overfill_jax.training.step import Setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +56,8 @@ def compile_step(
     placement = make_placement(setup, mesh)
     step, _ = compile_steps(setup, placement)
     # Outside of the mesh, on whose devices nothing can run.
-    inputs = abstract_step_inputs(setup, placement, work)
+    slots = work.prompt_slots, work.answer_slots
+    inputs = abstract_inputs(setup, placement, work.rows, slots, work.frozen_dtype)
     began = time.monotonic()
     try:
         with jax.set_mesh(mesh):
@@ -116,33 +109,8 @@ def tpu_mesh(work: Workload, chip: Chip, topology: str) -> Mesh:
 def abstract_setup(train: ml_collections.ConfigDict, work: Workload) -> Setup:
     """The setup of the run, whose length does not change the program."""
     configs = {"decoder": work.decoder, "full": work.full}
-    setup = make_setup(train, METHODS["two_stage"], configs, max(train.steps, 1))
+    setup = make_setup(train, METHOD, configs, max(train.steps, 1))
     return dataclasses.replace(setup, accumulation=work.accumulation, remat=work.remat)
-
-
-def abstract_step_inputs(
-    setup: Setup, placement: Placement, work: Workload
-) -> tuple[TrainState, dict[str, Params], Batch]:
-    """State, frozen weights and batch of a step: shapes and shardings, holding nothing."""
-
-    def placed(shapes, shardings):
-        return jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-            shapes,
-            shardings,
-        )
-
-    frozen = {"full": abstract(work.full, work.frozen_dtype).params}
-    row = lay_out([[]], work.prompt_slots, work.answer_slots)
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((work.rows, x.shape[1]), x.dtype, sharding=placement.batch),
-        row,
-    )
-    return (
-        placed(abstract_state(setup), placement.state),
-        placed(frozen, placement.frozen),
-        batch,
-    )
 
 
 def _in_words(message: str) -> str:

@@ -5,9 +5,9 @@ import math
 
 import jax.numpy as jnp
 
+from overfill_jax.chips import Chip
 from overfill_jax.model.mesh import AXES
 from overfill_jax.model.size import parameters
-from overfill_jax.planning.chips import Chip
 from overfill_jax.planning.memory import Memory
 from overfill_jax.planning.workload import Workload
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from overfill_jax.chips import Chip
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import partition
 from overfill_jax.model.transformer import abstract, logical_axes
-from overfill_jax.planning.chips import Chip
 from overfill_jax.planning.workload import Workload
 
 # The TPU compiler sums the gradient of a split unembedding piece by piece, and never holds it

@@ -6,9 +6,9 @@ from pathlib import Path
 import ml_collections
 
 from overfill_jax import files
+from overfill_jax.chips import find_chip, link_speed, parse_topology
 from overfill_jax.errors import InputError
 from overfill_jax.planning import report
-from overfill_jax.planning.chips import find_chip, link_speed, parse_topology
 from overfill_jax.planning.compiled import compile_step
 from overfill_jax.planning.duration import run_duration, step_duration
 from overfill_jax.planning.memory import step_memory

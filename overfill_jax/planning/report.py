@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
+from overfill_jax.chips import GIB, Chip
 from overfill_jax.evaluation.table import as_markdown, as_text, scaled
 from overfill_jax.model.size import parameters, parameters_by_part
-from overfill_jax.planning.chips import GIB, Chip
 from overfill_jax.planning.compiled import Compiled
 from overfill_jax.planning.duration import FILLED, REACHED, Duration, Run
 from overfill_jax.planning.memory import Memory
@@ -130,9 +130,9 @@ def _widths(plan: Plan) -> Table:
 def _flops(plan: Plan) -> Table:
     flops = plan.work.flops
     rows = {
-        "full model, forward": flops.full,
-        "decoder, forward": flops.decoder_forward,
-        "decoder, backward": flops.decoder_backward,
+        "full model, forward": flops.frozen,
+        "decoder, forward": flops.forward,
+        "decoder, backward": flops.backward,
         "model": flops.model,
         "recomputed": flops.recomputed,
     }

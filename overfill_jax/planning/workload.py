@@ -10,12 +10,14 @@ from overfill_jax import files
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.mesh import AXES, mesh_sizes
-from overfill_jax.planning.flops import StepFlops, step_flops
 from overfill_jax.pruning.choose import kept_width
+from overfill_jax.training.flops import StepFlops, step_flops
+from overfill_jax.training.methods import METHODS
 from overfill_jax.training.placement import check_batch
 from overfill_jax.training.settings import check_settings
 from overfill_jax.weights.hugging_face_config import from_hugging_face
 
+METHOD = METHODS["two_stage"]
 # Prompt and answer slots of a row are whole blocks of the attention kernels.
 BLOCK = 128
 
@@ -56,8 +58,15 @@ class Workload:
     @property
     def flops(self) -> StepFlops:
         """Of the step."""
-        slots = self.prompt_slots, self.answer_slots
-        return step_flops(self.full, self.decoder, self.rows, slots, self.remat, self.divergence)
+        return step_flops(
+            {"full": self.full, "decoder": self.decoder},
+            (METHOD.reader, METHOD.writer),
+            METHOD.trained,
+            self.divergence,
+            self.remat,
+            self.rows,
+            (self.prompt_slots, self.answer_slots),
+        )
 
 
 def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:

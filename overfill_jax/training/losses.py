@@ -6,6 +6,7 @@ them again from the hidden states.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def token_losses(
       model: that the hidden states are of.
       hidden: last hidden states, slot r of which predicts `tokens[:, r]`.
       tokens: the right ones.
-      chunk: slots of each row whose logits exist at a time; static.
+      chunk: most slots of each row whose logits exist at a time; static.
       target: another model with its hidden states, which the divergence is taken from.
       temperature: of both distributions in the divergence.
 
@@ -38,6 +39,8 @@ def token_losses(
       without a target.
     """
     slots = tokens.shape[1]
+    # Chunks of one size with as little padding as their number allows.
+    chunk = math.ceil(slots / math.ceil(slots / chunk))
     arrays = hidden, tokens, None if target is None else target[1]
     chunks = jax.tree.map(functools.partial(_cut, chunk=chunk), arrays)
 

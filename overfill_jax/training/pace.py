@@ -1,4 +1,4 @@
-"""How fast training goes: steps and tokens per second, and the share of time spent on data."""
+"""How fast training goes: steps, tokens and FLOPs per second, the share of time spent on data."""
 
 import contextlib
 import time
@@ -18,7 +18,14 @@ class Pace:
     is said so, for nothing in a run should change shape.
     """
 
-    def __init__(self):
+    def __init__(self, flops: float, peak: float | None):
+        """Begins to count.
+
+        Args:
+          flops: of the model in a step, on one chip; what is computed twice counts once.
+          peak: FLOP/s of a chip; None where it is not known, and MFU with it.
+        """
+        self._flops, self._peak = flops, peak
         self._began: float | None = None
         self._compilations = 0
         self._steps = 0
@@ -43,7 +50,10 @@ class Pace:
             "steps_per_second": self._steps / seconds,
             "answer_tokens_per_second": self._tokens / seconds,
             "waiting_for_data": self._waited / seconds,
+            "teraflops_per_chip": self._flops * self._steps / seconds / 1e12,
         }
+        if self._peak:
+            values["mfu"] = self._flops * self._steps / seconds / self._peak
         self._restart()
         return values
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from overfill_jax.data.batches import Batch
+from overfill_jax.data.batches import Batch, lay_out
 from overfill_jax.errors import InputError
 from overfill_jax.model.layout import partition
 from overfill_jax.model.sharding import weight_shardings
@@ -67,6 +67,39 @@ def abstract_state(setup: Setup) -> TrainState:
     configs = dict(setup.configs)
     params = {name: abstract(configs[name], "float32").params for name in setup.trained}
     return jax.eval_shape(functools.partial(init_state, setup), params)
+
+
+def abstract_inputs(
+    setup: Setup, placement: Placement, rows: int, slots: tuple[int, int], frozen_dtype: str
+) -> tuple[TrainState, dict[str, Params], Batch]:
+    """State, frozen weights and batch of a step: shapes and shardings, holding nothing.
+
+    Args:
+      setup: of the run.
+      placement: of its arrays.
+      rows: of the global batch.
+      slots: of every row, for prompts and for answers.
+      frozen_dtype: that the weights of models that are not trained are stored in.
+    """
+
+    def placed(shapes, shardings):
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            shapes,
+            shardings,
+        )
+
+    configs = dict(setup.configs)
+    frozen = {name: abstract(configs[name], frozen_dtype).params for name in placement.frozen}
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows, x.shape[1]), x.dtype, sharding=placement.batch),
+        lay_out([[]], *slots),
+    )
+    return (
+        placed(abstract_state(setup), placement.state),
+        placed(frozen, placement.frozen),
+        batch,
+    )
 
 
 def compile_steps(setup: Setup, placement: Placement) -> tuple[Callable, Callable]:

@@ -11,11 +11,12 @@ from absl import logging
 from jax.sharding import Mesh
 
 from overfill_jax import distributed
+from overfill_jax.chips import local_chip
 from overfill_jax.data.batches import Batch
 from overfill_jax.data.instructions import read_options
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader, read_ahead
 from overfill_jax.data.mixture import load_mixture
-from overfill_jax.data.packing import choose_shape
+from overfill_jax.data.packing import RowShape, choose_shape
 from overfill_jax.data.tokenizers import check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
@@ -23,6 +24,7 @@ from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model, Params, init
 from overfill_jax.training.curves import plot_curves
+from overfill_jax.training.flops import step_flops
 from overfill_jax.training.loop import Intervals, Watch, fit, state_tree
 from overfill_jax.training.methods import Method, choose_method
 from overfill_jax.training.metrics import MetricsWriter
@@ -95,7 +97,7 @@ def train(
         logging.info("training %s: %d steps of %d rows", method.name, steps, c.batch_size)
         watch = Watch(
             MetricsWriter(folder, steps, int(state.step)),
-            Pace(),
+            make_pace(setup, c.batch_size, training.shape),
             Profiler(folder / "profile", c.profile_at, c.profile_steps),
         )
         try:
@@ -115,6 +117,21 @@ def train(
     if distributed.is_main():
         plot_curves(folder, method.name)
     return best["params"]
+
+
+def make_pace(setup: Setup, rows: int, shape: RowShape) -> Pace:
+    """The watch over the speed of a run."""
+    flops = step_flops(
+        dict(setup.configs),
+        setup.roles,
+        setup.trained,
+        bool(setup.objective.kl_weight),
+        setup.remat,
+        rows,
+        (shape.prompt_slots, shape.answer_slots),
+    )
+    chip = local_chip()
+    return Pace(flops.model / jax.device_count(), chip and chip.flops)
 
 
 def validation_loss(validate, state: TrainState, frozen, loader: ValidationLoader, put) -> float:

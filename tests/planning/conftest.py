@@ -1,9 +1,7 @@
 """A config of a small run on a slice of TPUs."""
 
 import json
-from collections.abc import Iterator
 
-import jaxtyping
 import ml_collections
 import pytest
 
@@ -24,11 +22,3 @@ def config(tmp_path) -> ml_collections.ConfigDict:
     config.plan.model = str(shape)
     config.plan.chip, config.plan.topology = "v5e", "4x4"
     return config
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """A step is lowered with a `Batch` of what stands for arrays."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -5,17 +5,16 @@ import importlib.util
 import jax
 import pytest
 
+from overfill_jax.chips import CHIPS
 from overfill_jax.errors import InputError
 from overfill_jax.model.mesh import make_mesh
-from overfill_jax.planning.chips import CHIPS
 from overfill_jax.planning.compiled import (
     abstract_setup,
-    abstract_step_inputs,
     compile_step,
     tpu_mesh,
 )
 from overfill_jax.planning.workload import read_workload
-from overfill_jax.training.placement import compile_steps, make_placement
+from overfill_jax.training.placement import abstract_inputs, compile_steps, make_placement
 
 has_libtpu = importlib.util.find_spec("libtpu") is not None
 
@@ -28,7 +27,9 @@ def test_the_inputs_are_those_of_the_step(config):
     setup = abstract_setup(config.train, work)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     placement = make_placement(setup, mesh)
-    inputs = abstract_step_inputs(setup, placement, work)
+    inputs = abstract_inputs(
+        setup, placement, work.rows, (work.prompt_slots, work.answer_slots), work.frozen_dtype
+    )
     step, _ = compile_steps(setup, placement)
     with jax.set_mesh(mesh):
         after, metrics = step.eval_shape(*inputs)

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from jax.sharding import AbstractMesh
 
+from overfill_jax.chips import CHIPS, GIB
 from overfill_jax.model.mesh import AXES
 from overfill_jax.model.size import parameters
-from overfill_jax.planning.chips import CHIPS, GIB
 from overfill_jax.planning.memory import cache_bytes, saved_bytes, step_memory, weight_bytes
 from overfill_jax.planning.workload import Workload, read_shape
 from tests.conftest import REPOSITORY

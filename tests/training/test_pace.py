@@ -11,7 +11,7 @@ from overfill_jax.training.pace import Pace
 
 @pytest.fixture
 def pace():
-    pace = Pace()
+    pace = Pace(flops=1e9, peak=1e12)
     yield pace
     pace.close()
 
@@ -29,6 +29,8 @@ def test_rates_leave_out_compilation_and_pauses(pace):
     # Two steps and 100 tokens in a tenth of a second, all of it waiting.
     assert 5 < found["steps_per_second"] < 20
     assert found["answer_tokens_per_second"] == pytest.approx(50 * found["steps_per_second"])
+    assert found["teraflops_per_chip"] == pytest.approx(found["steps_per_second"] / 1000)
+    assert found["mfu"] == pytest.approx(found["teraflops_per_chip"])
     assert 0.5 < found["waiting_for_data"] <= 1
     assert pace.read() == {}
 

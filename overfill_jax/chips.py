@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 
+import jax
+
 from overfill_jax.errors import InputError
 
 
@@ -12,6 +14,7 @@ class Chip:
 
     Attributes:
       name: as in `CHIPS`.
+      devices: what JAX calls it (`device_kind`).
       kind: "tpu" or "gpu".
       dimensions: that a topology may have: a TPU slice's torus; GPUs of one host, or hosts x GPUs.
       flops: dense bfloat16 FLOP/s at peak.
@@ -23,6 +26,7 @@ class Chip:
     """
 
     name: str
+    devices: tuple[str, ...]
     kind: str
     dimensions: tuple[int, ...]
     flops: float
@@ -41,12 +45,54 @@ GIB = 2**30
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "tpu", (2,), 197e12, int(15.75 * GIB), 819e9, 200e9, 200e9),
-        Chip("v5p", "tpu", (3,), 459e12, int(95.74 * GIB), 2765e9, 600e9, 600e9),
-        Chip("v6e", "tpu", (2,), 918e12, int(31.25 * GIB), 1640e9, 400e9, 400e9),
-        Chip("h100", "gpu", (1, 2), 989e12, 78 * GIB, 3350e9, 450e9, 50e9),
-        Chip("h200", "gpu", (1, 2), 989e12, 139 * GIB, 4800e9, 450e9, 50e9),
-        Chip("a100", "gpu", (1, 2), 312e12, 78 * GIB, 2039e9, 300e9, 25e9),
+        Chip(
+            "v5e",
+            ("TPU v5 lite", "TPU v5e"),
+            "tpu",
+            (2,),
+            197e12,
+            int(15.75 * GIB),
+            819e9,
+            200e9,
+            200e9,
+        ),
+        Chip(
+            "v5p",
+            ("TPU v5", "TPU v5p"),
+            "tpu",
+            (3,),
+            459e12,
+            int(95.74 * GIB),
+            2765e9,
+            600e9,
+            600e9,
+        ),
+        Chip(
+            "v6e",
+            ("TPU v6 lite", "TPU v6e"),
+            "tpu",
+            (2,),
+            918e12,
+            int(31.25 * GIB),
+            1640e9,
+            400e9,
+            400e9,
+        ),
+        Chip(
+            "h100", ("NVIDIA H100 80GB HBM3",), "gpu", (1, 2), 989e12, 78 * GIB, 3350e9, 450e9, 50e9
+        ),
+        Chip("h200", ("NVIDIA H200",), "gpu", (1, 2), 989e12, 139 * GIB, 4800e9, 450e9, 50e9),
+        Chip(
+            "a100",
+            ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"),
+            "gpu",
+            (1, 2),
+            312e12,
+            78 * GIB,
+            2039e9,
+            300e9,
+            25e9,
+        ),
     )
 }
 
@@ -64,6 +110,12 @@ def find_chip(name: str) -> Chip:
             f"{', '.join(CHIPS)}"
         )
     return CHIPS[name]
+
+
+def local_chip() -> Chip | None:
+    """The chip that JAX computes on here; None if it is not in `CHIPS`."""
+    kind = jax.devices()[0].device_kind
+    return next((chip for chip in CHIPS.values() if kind in chip.devices), None)
 
 
 def parse_topology(chip: Chip, topology: str) -> tuple[int, ...]:

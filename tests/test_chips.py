@@ -1,9 +1,12 @@
 """Chips by name, and topologies that they have."""
 
+from types import SimpleNamespace
+
+import jax
 import pytest
 
+from overfill_jax.chips import CHIPS, find_chip, link_speed, local_chip, parse_topology
 from overfill_jax.errors import InputError
-from overfill_jax.planning.chips import CHIPS, find_chip, link_speed, parse_topology
 
 
 def test_unknown_chips_are_told_the_nearest():
@@ -36,3 +39,14 @@ def test_gpus_of_several_hosts_talk_over_the_network():
     assert link_speed(chip, (2, 8)) == 8 * chip.network < chip.links
     assert link_speed(chip, (8, 2)) == 2 * chip.network
     assert link_speed(CHIPS["v5e"], (4, 4)) == CHIPS["v5e"].links
+
+
+def test_the_chip_here_is_known_by_what_jax_calls_it(monkeypatch):
+    def kinds(name):
+        monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=name)])
+        return local_chip()
+
+    assert kinds("TPU v5 lite") == CHIPS["v5e"]
+    assert kinds("TPU v5") == CHIPS["v5p"]
+    assert kinds("NVIDIA H200") == CHIPS["h200"]
+    assert kinds("cpu") is None
