@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.attention = "auto"  # who computes it: auto, xla, splash (TPU), cudnn (NVIDIA GPU)
     config.mesh = _mesh()
     config.plan = _plan()
+    config.benchmark = _benchmark()
     config.data = _data()
     config.init = _init()
     config.convert = _convert()
@@ -46,6 +47,15 @@ def _plan() -> ml_collections.ConfigDict:
     plan.tokens = 0  # of the training data, prompts and answers; 0: only the cost of a step
     plan.compile = False  # asks the compiler as well (launch/requirements-tpu-compile.txt)
     return plan
+
+
+def _benchmark() -> ml_collections.ConfigDict:
+    """Speed and memory on the devices here, with random weights of the shape in `plan.model`."""
+    benchmark = ml_collections.ConfigDict()
+    benchmark.subject = "train"  # the train step
+    benchmark.steps = 10  # timed ones of each variant; 0: compiled only
+    benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
+    return benchmark
 
 
 def _data() -> ml_collections.ConfigDict:

@@ -5,7 +5,8 @@
 #
 #   create  asks for the pod and waits until it is there     --type=v5litepod-16 [--spot]
 #   setup   copies this repository to all workers, installs  [--mount=COMMAND]
-#   run     starts a stage on all workers, which go on without this terminal
+#   run     starts a stage, which goes on without this terminal: train on all workers, any other
+#           stage on the processors of worker 0, for a part of a pod's TPUs cannot work alone
 #             -- train --config=configs/NAME.py --workdir=/mnt/runs/NAME
 #   tail    shows the output of worker 0 until the stage ends, and exits with its status
 #   delete  gives the pod back
@@ -91,7 +92,11 @@ setup() {
 }
 
 start() {
-  on all "$(quoted bash "$worker" start "${job[@]}")"
+  local workers=all
+  if [[ "${job[0]}" != train ]]; then
+    workers=0
+  fi
+  on "$workers" "$(quoted bash "$worker" start "${job[@]}")"
 }
 
 follow() {

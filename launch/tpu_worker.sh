@@ -33,10 +33,14 @@ start() {
 
 # The machine's shutdown sends SIGTERM to this shell, too; it stays for the status.
 work() {
-  local status=0
+  local status=0 shared=()
   trap : TERM
-  .venv/bin/python -m overfill_jax.main "$@" --coordinator=auto \
-    --preempted_status="$preempted" || status=$?
+  if [[ "$1" == train ]]; then
+    shared=(--coordinator=auto --preempted_status="$preempted")
+  else
+    export JAX_PLATFORMS=cpu
+  fi
+  .venv/bin/python -m overfill_jax.main "$@" "${shared[@]}" || status=$?
   echo "$status" > job.status
 }
 

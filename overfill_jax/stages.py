@@ -14,6 +14,7 @@ from overfill_jax.errors import InputError
 # imported when called, so that no stage pays for another's libraries.
 STAGES = {
     "plan": "overfill_jax.planning.plan",
+    "benchmark": "overfill_jax.benchmarking.benchmark",
     "data": "overfill_jax.data.make",
     "init": "overfill_jax.weights.init",
     "convert": "overfill_jax.data.convert",

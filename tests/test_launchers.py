@@ -231,6 +231,18 @@ def test_tpu_pod_step_by_step(machine):
     assert workers == ["--worker=all"] * 3 + ["--worker=0"] * 2
 
 
+def test_tpu_pod_runs_other_stages_on_one_worker(machine):
+    mount = fake_worker(machine)
+    machine.run("tpu_pod.sh", "create", *POD, "--type=v5litepod-16")
+    machine.run("tpu_pod.sh", "setup", *POD, mount)
+    convert = ["convert", *TRAIN[1:]]
+    assert machine.run("tpu_pod.sh", "run", *POD, "--", *convert).returncode == 0
+    assert machine.run("tpu_pod.sh", "tail", *POD).returncode == 0
+    assert machine.main_calls() == [convert]
+    (started,) = (call for call in machine.called("gcloud") if "start" in call[-2])
+    assert "--worker=0" in started
+
+
 def test_tpu_pod_goes_on_after_preemptions(machine):
     machine.statuses.write_text("143\n0\n")
     mount = fake_worker(machine)

@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 ROOMS = (
     ("main",),
     ("api", "stages"),
+    ("benchmarking",),
     ("evaluation", "planning"),
     ("inference",),
     ("training",),

@@ -51,6 +51,15 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
 
+def split_axes(name: str, size: int) -> tuple[str, ...]:
+    """The axes of the mesh that is set which split a logical axis of this size."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return ()
+    names = partition((name,), (size,), mesh)[0][0] or ()
+    return (names,) if isinstance(names, str) else names
+
+
 def on_parts(
     function: Callable[..., jax.Array],
     arrays: Sequence[jax.Array],

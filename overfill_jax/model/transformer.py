@@ -287,6 +287,13 @@ def unembed(model: Model, hidden: Float[Array, "... D"]) -> Float[Array, "... V"
     return transformer.apply({"params": model.params}, hidden, method=Transformer.logits)
 
 
+def unembedding(model: Model) -> Float[Array, "D V"]:
+    """What hidden states are multiplied with for logits, in the dtype that it is stored in."""
+    if model.config.tied_embeddings:
+        return model.params["embed"]["embedding"].T
+    return model.params["unembed"]["kernel"]
+
+
 def init(config: ModelConfig, key: Array) -> Model:
     """A model with random weights in float32."""
     # Compiled as one program: drawing array by array would compile each shape on its own.

@@ -70,15 +70,12 @@ def step_flops(
         trainees.append((reader, prompt, prompt_pairs))
     else:
         frozen += products(reader, prompt) + attention(reader, prompt_pairs)
-    # The losses' backward pass computes the logits again, whatever `remat` says.
-    forward = recomputed = logits(writer, answer)
+    forward, recomputed = logits(writer, answer), 0.0
     if divergence:
         full = configs["full"]
-        target = logits(full, answer)
-        frozen += products(full, answer) + attention(full, answer_pairs) + target
+        frozen += products(full, answer) + attention(full, answer_pairs) + logits(full, answer)
         if roles[0] != "full":
             frozen += products(full, prompt) + attention(full, prompt_pairs)
-        recomputed += target
     for config, tokens, pairs in trainees:
         multiplied, mixed = products(config, tokens), attention(config, pairs)
         forward += multiplied + mixed

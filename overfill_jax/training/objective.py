@@ -14,7 +14,7 @@ from overfill_jax.data.batches import Batch
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
-from overfill_jax.training.losses import token_losses
+from overfill_jax.training.losses import Terms, answer_losses, token_losses
 from overfill_jax.two_stage import extend_hidden, handoff, prefill_hidden
 
 
@@ -105,9 +105,9 @@ def answer_log_likelihoods(
     """Log-probability of every answer token; 0 in padding."""
     prompts = read_prompts(reader, batch, "none")
     hidden = writer_hidden(prompts, writer, batch, first_token, "none")
-    losses, _ = token_losses(writer, hidden, batch.answer, chunk)
+    losses = token_losses(writer, hidden, batch.answer, chunk)
     if first_token == "full":
-        firsts, _ = token_losses(reader, reader_hidden(prompts, batch), batch.answer, chunk)
+        firsts = token_losses(reader, reader_hidden(prompts, batch), batch.answer, chunk)
         losses = jnp.where(first_slots(batch), firsts, losses)
     return jnp.where(batch.answer_segments > 0, -losses, 0.0)
 
@@ -141,23 +141,26 @@ def loss_sums(
     counted, first = batch.answer_segments > 0, first_slots(batch)
     arguments = prompts, writer, batch, objective.first_token, remats[roles[1]]
     if roles[0] == roles[1]:
-        parts = [(writer, alone_hidden(*arguments), counted)]
+        parts = [(writer, alone_hidden(*arguments), batch.answer, counted)]
     elif objective.first_token == "decoder":
-        parts = [(writer, writer_hidden(*arguments), counted)]
+        parts = [(writer, writer_hidden(*arguments), batch.answer, counted)]
     else:
-        parts = [(writer, writer_hidden(*arguments), counted & ~first)]
+        parts = [(writer, writer_hidden(*arguments), batch.answer, counted & ~first)]
         if roles[0] in trained:
-            parts += [(reader, reader_hidden(prompts, batch), first)]
-    cross_entropy, kl, tokens = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
-    for model, hidden, mask in parts:
-        losses = token_losses(
-            model, hidden, batch.answer, objective.chunk, target, objective.kl_temperature
-        )
-        cross_entropy += jnp.sum(jnp.where(mask, losses[0], 0.0))
-        kl += jnp.sum(jnp.where(mask, losses[1], 0.0))
-        tokens += jnp.sum(mask)
-    loss = objective.cross_entropy_weight * cross_entropy + objective.kl_weight * kl
-    return {"loss": loss, "cross_entropy": cross_entropy, "kl": kl, "tokens": tokens}
+            parts += [(reader, reader_hidden(prompts, batch), batch.answer, first)]
+    terms = Terms(
+        objective.cross_entropy_weight,
+        objective.kl_weight,
+        objective.kl_temperature,
+        objective.chunk,
+    )
+    sums = [answer_losses(terms, *part, target) for part in parts]
+    return {
+        "loss": sum(one.loss for one in sums),
+        "cross_entropy": sum(one.cross_entropy for one in sums),
+        "kl": sum(one.kl for one in sums),
+        "tokens": sum(jnp.sum(counted, dtype=jnp.float32) for *_, counted in parts),
+    }
 
 
 def _target(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from overfill_jax.model.transformer import abstract, unembed
-from overfill_jax.training.losses import token_losses
+from overfill_jax.training.losses import Terms, answer_losses, token_losses
 from tests.builders import CONFIG, make_model
 
 TEMPERATURE = 1.7
@@ -33,36 +33,46 @@ def case():
     return decoder, hidden, tokens, full, wide
 
 
+def whole_loss(terms, counted, losses):
+    nll, kl = (jnp.sum(jnp.where(counted, x, 0.0)) for x in losses)
+    return terms.cross_entropy_weight * nll + terms.kl_weight * kl
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 16])
 def test_chunks_give_the_formula_and_its_gradients(case, chunk):
     decoder, hidden, tokens, full, wide = case
+    terms = Terms(0.7, 0.4, TEMPERATURE, chunk)
+    counted = jnp.arange(21).reshape(3, 7) % 3 > 0
 
-    def ours(decoder, hidden, full, wide):
-        return token_losses(decoder, hidden, tokens, chunk, (full, wide), TEMPERATURE)
+    def ours(decoder, hidden):
+        return 2.5 * answer_losses(terms, decoder, hidden, tokens, counted, (full, wide)).loss
 
-    def theirs(decoder, hidden, full, wide):
-        return by_formula(decoder, hidden, tokens, full, wide)
+    def theirs(decoder, hidden):
+        losses = by_formula(decoder, hidden, tokens, full, wide)
+        return 2.5 * whole_loss(terms, counted, losses)
 
-    def weighted(losses):
-        return lambda *inputs: sum(
-            jnp.sum(jnp.sin(jnp.arange(21.0).reshape(3, 7)) * x) for x in losses(*inputs)
-        )
-
-    inputs = decoder, hidden, full, wide
-    for found, expected in zip(ours(*inputs), theirs(*inputs), strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-6)
-    gradients = [jax.grad(weighted(f), argnums=(0, 1))(*inputs) for f in (ours, theirs)]
-    for found, expected in zip(*map(jax.tree.leaves, gradients), strict=True):
-        np.testing.assert_allclose(found, expected, atol=3e-5)
+    found, expected = (
+        jax.value_and_grad(f, argnums=(0, 1))(decoder, hidden) for f in (ours, theirs)
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+    nll, kl = by_formula(decoder, hidden, tokens, full, wide)
+    sums = answer_losses(terms, decoder, hidden, tokens, counted, (full, wide))
+    np.testing.assert_allclose(sums.cross_entropy, jnp.sum(jnp.where(counted, nll, 0)), rtol=1e-5)
+    np.testing.assert_allclose(sums.kl, jnp.sum(jnp.where(counted, kl, 0)), rtol=1e-5)
+    alone = token_losses(decoder, hidden, tokens, chunk)
+    np.testing.assert_allclose(alone, nll, atol=2e-6)
 
 
 def test_the_target_receives_no_gradient(case):
     decoder, hidden, tokens, full, wide = case
 
-    def kl(full, wide):
-        return jnp.sum(token_losses(decoder, hidden, tokens, 4, (full, wide), 1.0)[1])
+    def loss(full, wide):
+        terms = Terms(0.0, 1.0, 1.0, 4)
+        counted = jnp.ones(tokens.shape, bool)
+        return answer_losses(terms, decoder, hidden, tokens, counted, (full, wide)).loss
 
-    for leaf in jax.tree.leaves(jax.grad(kl, argnums=(0, 1))(full, wide)):
+    for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(full, wide)):
         assert not np.any(leaf)
 
 
@@ -76,7 +86,9 @@ def test_logits_of_a_large_vocabulary_never_exist_as_a_whole():
     hiddens = [jax.ShapeDtypeStruct((rows, slots, size), "float32") for size in (16, 24)]
 
     def loss(decoder, full, hidden, wide, tokens):
-        return sum(map(jnp.sum, token_losses(decoder, hidden, tokens, chunk, (full, wide), 1.0)))
+        terms = Terms(1.0, 1.0, 1.0, chunk)
+        counted = jnp.ones(tokens.shape, bool)
+        return answer_losses(terms, decoder, hidden, tokens, counted, (full, wide)).loss
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 2)))
     compiled = step.lower(*shapes, *hiddens, tokens).compile()

@@ -34,13 +34,13 @@ def rows_of(step, start, stop):
     return lay_out(pieces, 24, 16)
 
 
-def losses(decoder, mesh, accumulation):
+def losses(decoder, mesh, accumulation, kl_weight):
     models = {"full": full, "decoder": decoder}
     setup = Setup(
         configs=tuple((name, m.config) for name, m in models.items()),
         roles=(method.reader, method.writer),
         trained=method.trained,
-        objective=Objective(1.0, 0.5, 1.0, "full", chunk=8),
+        objective=Objective(1.0, kl_weight, 1.0, "full", chunk=8),
         optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
         schedule=schedule,
         accumulation=accumulation,
@@ -51,12 +51,13 @@ def losses(decoder, mesh, accumulation):
         begin = jax.jit(functools.partial(init_state, setup), out_shardings=placement.state)
         state = begin({"decoder": decoder.params})
         frozen = jax.device_put({"full": full.params}, placement.frozen)
-        step_once, _ = compile_steps(setup, placement)
+        step_once, validate = compile_steps(setup, placement)
         found = []
         for step in range(STEPS):
             batch = to_devices(functools.partial(rows_of, step), ROWS, placement.batch)
             state, metrics = step_once(state, frozen, batch)
             found.append(float(metrics["loss"]))
+        found.append(float(validate(state.params, frozen, batch)["loss"]))
         kernel = state.params["decoder"]["layers"]["mlp"]["gate"]["kernel"]
         return found, kernel.sharding.spec, step_once._cache_size()
 
@@ -65,15 +66,16 @@ P = jax.sharding.PartitionSpec
 even = cut(full, Kept(np.arange(4, 16), np.stack([np.arange(16), np.arange(8, 24)])))
 odd = cut(full, Kept(np.arange(4, 17), np.stack([np.arange(17), np.arange(8, 25)])))
 alone = make_mesh(1, 1, 1, jax.devices()[:1])
-for decoder, meshes in (
-    (even, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), P(None, "fsdp", "tensor"), 2)]),
-    (odd, [((1, 4, 2), P(None, None, None), 1)]),
+for decoder, kl_weight, meshes in (
+    (even, 0.5, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), P(None, "fsdp", "tensor"), 2)]),
+    (odd, 0.0, [((1, 4, 2), P(None, None, None), 1)]),
 ):
-    expected, _, _ = losses(decoder, alone, 1)
-    assert expected[-1] < 0.9 * expected[0]
+    expected, _, _ = losses(decoder, alone, 1, kl_weight)
+    assert expected[STEPS - 1] < 0.9 * expected[0]
     for sizes, spec, accumulation in meshes:
-        found, where, compilations = losses(decoder, make_mesh(*sizes), accumulation)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        found, where, compilations = losses(decoder, make_mesh(*sizes), accumulation, kl_weight)
+        np.testing.assert_allclose(found[:STEPS], expected[:STEPS], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found[STEPS], expected[STEPS], rtol=1e-5)
         assert tuple(where) == tuple(spec), where
         assert compilations == 1, compilations
 """
