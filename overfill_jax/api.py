@@ -19,6 +19,14 @@ from overfill_jax import two_stage
 from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
+from overfill_jax.inference.arguments import (
+    check_several,
+    further_tokens,
+    is_text,
+    messages_of,
+    padded_prompts,
+    tokens_of,
+)
 from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import Sampling
@@ -30,6 +38,7 @@ from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import Importance, measure_importance
 from overfill_jax.pruning.stream import text_batches, token_batches
 from overfill_jax.weights.folders import (
+    check_dtype,
     fingerprint,
     load_fingerprint,
     load_model,
@@ -108,6 +117,7 @@ def calibrate(
     sample_norm: str = "l2",
     length: int = 512,
     batch_size: int = 8,
+    dtype: str = "float32",
 ) -> Importance:
     """Measures how much each channel matters, in one pass.
 
@@ -123,10 +133,12 @@ def calibrate(
       sample_norm: over the samples: l2 (the paper's) or l1.
       length: tokens at which samples given as text are cut.
       batch_size: samples at a time, for text.
+      dtype: of the computation, whatever the weights are kept in.
 
     Raises:
-      InputError: unknown statistic or norm, nothing to measure, tokens that the model lacks.
+      InputError: unknown statistic, norm or dtype, nothing to measure, tokens that the model lacks.
     """
+    check_dtype("calibrate: dtype", dtype)
     for name, value in (("length", length), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"calibrate: {name} is {value}, expected at least 1")
@@ -141,8 +153,10 @@ def calibrate(
         batches = text_batches(samples, full.tokenizer, length, batch_size)
     else:
         batches = token_batches(samples, full.config.vocab_size)
-    importance = measure_importance(full.model, batches, statistic, sample_norm)
-    provenance = importance.provenance | {"model": full.fingerprint}
+    config = dataclasses.replace(full.config, dtype=dtype)
+    model = dataclasses.replace(full.model, config=config)
+    importance = measure_importance(model, batches, statistic, sample_norm)
+    provenance = importance.provenance | {"model": full.fingerprint, "dtype": dtype}
     return dataclasses.replace(importance, provenance=provenance)
 
 
@@ -218,8 +232,11 @@ class TwoStage:
 
         Returns:
           Logits of the first answer token, and the cache as `extend` goes on from it.
+
+        Raises:
+          InputError: another shape, a length out of range, or a token that the model lacks.
         """
-        tokens, lengths = jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths, jnp.int32)
+        tokens, lengths = padded_prompts(tokens, lengths, self.full.config)
         logits, cache = _prefill(self.full.model, tokens, lengths, ANSWER_SLOTS)
         cache = two_stage.handoff(cache, self.full.config, self.decoder.config, self.first_token)
         if self.first_token == "full":
@@ -240,12 +257,17 @@ class TwoStage:
         ((1, 2, 256), [5])
 
         Returns:
-          Logits after each of them, and the longer cache; the one given stays as it was.
+          Logits after each of them, and the longer cache; the one given stays as it was. Under a
+          jit of the caller's, the cache is to have the slots already (`cache.grow`).
+
+        Raises:
+          InputError: another shape, a token that the model lacks, or more than it can read.
         """
-        tokens = jnp.asarray(tokens, jnp.int32)
-        lacking = int(cache.cursor) + tokens.shape[1] - cache.capacity
-        if lacking > 0:
-            cache = cache.grow(bucket(lacking, ANSWER_SLOTS))
+        tokens = further_tokens(tokens, cache, self.decoder.config)
+        if not isinstance(cache.cursor, jax.core.Tracer):
+            lacking = int(cache.cursor) + tokens.shape[1] - cache.capacity
+            if lacking > 0:
+                cache = cache.grow(bucket(lacking, ANSWER_SLOTS))
         return _extend(self.decoder.model, tokens, cache)
 
     def generate(
@@ -281,12 +303,16 @@ class TwoStage:
         Raises:
           InputError: an empty or too long prompt, or a setting out of range.
         """
-        if isinstance(prompts, str) or isinstance(next(iter(prompts), ""), (dict, int, np.integer)):
-            raise InputError("generate: prompts is a single one, expected a list of prompts")
+        check_several(prompts)
         sampling = Sampling(temperature, top_k, top_p, seed)
-        tokens = [self.encode(prompt) for prompt in prompts]
+        tokens = []
+        for row, prompt in enumerate(prompts):
+            try:
+                tokens.append(self.encode(prompt))
+            except InputError as error:
+                raise InputError(f"prompt {row}: {error}") from error
         answers = self._generator.generate(tokens, sampling, max_new_tokens, batch_size, stop)
-        if all(_is_text(prompt) for prompt in prompts):
+        if all(is_text(prompt) for prompt in prompts):
             return [answer.text for answer in answers]
         return [np.array(answer.tokens, np.int32) for answer in answers]
 
@@ -316,12 +342,15 @@ class TwoStage:
 
         >>> pair.encode("Hello!") == pair.encode([{"role": "user", "content": "Hello!"}])
         True
+
+        The last message, if it is the assistant's, is the answer that is asked for, and left out.
+
+        Raises:
+          InputError: an empty message, a conversation without a user, or what is no prompt at all.
         """
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        if _is_text(prompt):
-            return encode_prompt(prompt, self.full.tokenizer, self.full.template)
-        return [int(token) for token in prompt]
+        if is_text(prompt):
+            return encode_prompt(messages_of(prompt), self.full.tokenizer, self.full.template)
+        return tokens_of(prompt)
 
 
 def save(model: LanguageModel, folder: str | Path) -> None:
@@ -351,10 +380,6 @@ def export(
         `allow_illegal_widths`.
     """
     export_model(model.model, Path(folder), model.folder, shard_bytes, allow_illegal_widths)
-
-
-def _is_text(prompt: Prompt) -> bool:
-    return isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], dict))
 
 
 _prefill = functools.partial(jax.jit, static_argnames="capacity")(two_stage.prefill)

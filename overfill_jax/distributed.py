@@ -6,6 +6,7 @@ devices are there, processes talk through the key-value store of JAX's coordinat
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -40,6 +41,7 @@ OWN_ERROR_TIMEOUT = 3
 _FAILURE = "overfill_jax/failure"
 _failing = threading.Event()
 _finished = threading.Event()
+_rounds = itertools.count()  # of `gather`: a key is set once, and a barrier passed once
 
 
 class Preempted(Exception):
@@ -126,20 +128,11 @@ def check_same(settings: Mapping[str, object]) -> None:
     if process_count() == 1:
         return
     text = json.dumps(settings, sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    client = global_state.client
-    client.key_value_set(f"overfill_jax/settings/{process_index()}", text)
-    client.key_value_set(f"overfill_jax/digests/{process_index()}", digest)
-    client.wait_at_barrier("overfill_jax/settings", AGREEMENT_TIMEOUT * 1000)
-    processes = defaultdict(list)
-    for key, value in client.key_value_dir_get("overfill_jax/digests/"):
-        processes[value].append(int(key.rpartition("/")[2]))
-    if len(processes) == 1:
+    digests = gather(hashlib.sha256(text.encode()).hexdigest(), AGREEMENT_TIMEOUT)
+    if len(set(digests)) == 1:
         return
-    found = {
-        _ranges(same): json.loads(client.key_value_try_get(f"overfill_jax/settings/{min(same)}"))
-        for same in processes.values()
-    }
+    texts = gather(text, AGREEMENT_TIMEOUT)
+    found = {same: json.loads(text) for text, same in who_says(texts).items()}
     raise InputError(f"the processes run different configs: {_differences(found)}")
 
 
@@ -169,6 +162,32 @@ def check_shared(folder: Path) -> None:
         )
 
 
+def gather(text: str, seconds: int) -> list[str]:
+    """What each process says, in their order; to be called by all of them, in the same order.
+
+    Args:
+      text: of this process; of any length, and sent to all.
+      seconds: how long to wait for the others while they live.
+    """
+    if process_count() == 1:
+        return [text]
+    client, place = global_state.client, f"overfill_jax/gathered/{next(_rounds)}"
+    client.key_value_set(f"{place}/{process_index()}", text)
+    client.wait_at_barrier(place, seconds * 1000)
+    found = {
+        int(key.rpartition("/")[2]): said for key, said in client.key_value_dir_get(f"{place}/")
+    }
+    return [found[index] for index in range(process_count())]
+
+
+def who_says(texts: Sequence[str]) -> dict[str, str]:
+    """Of what `gather` found: every text once, and the processes that say it, such as `0, 2-4`."""
+    processes = defaultdict(list)
+    for index, text in enumerate(texts):
+        processes[text].append(index)
+    return {text: _ranges(same) for text, same in processes.items()}
+
+
 def broadcast(text: str) -> str:
     """The text of process 0, up to 4096 bytes of it, in all processes."""
     if process_count() == 1:
@@ -195,15 +214,21 @@ def finish() -> None:
 
 
 def fail(status: int, message: str) -> NoReturn:
-    """Prints the error and ends the job: all processes exit with `status`, within seconds."""
-    _print_error(process_index(), message)
+    """Reports the error, prints it, and ends the job: all processes exit with `status` in seconds.
+
+    Any thread may call it.
+    """
     if process_count() == 1:
+        _print_error(0, message)
         sys.exit(status)
-    _failing.set()
-    # Another process may have failed first, or the service may be gone with process 0.
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        report = json.dumps([status, process_index(), message])
-        global_state.client.key_value_set(_FAILURE, report)
+    if not _failing.is_set():
+        _failing.set()
+        # Before anything that may go wrong here: what nobody reports, the others wait for.
+        # Another process may have failed first, or the service may be gone with process 0.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            report = json.dumps([status, process_index(), message])
+            global_state.client.key_value_set(_FAILURE, report)
+        _print_error(process_index(), message)
     time.sleep(LOOK_EVERY + 2 * OWN_ERROR_TIMEOUT)  # it is `_watch` that ends the process
     os._exit(status)
 
@@ -224,6 +249,8 @@ def _watch() -> None:
         # Who leaves first takes the others down with an error of its own making.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             client.wait_at_barrier("overfill_jax/failure", 2 * OWN_ERROR_TIMEOUT * 1000)
+            # All that a process can still say is how the others leave.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             if is_main():
                 time.sleep(LOOK_EVERY)
         os._exit(status)
@@ -231,7 +258,8 @@ def _watch() -> None:
 
 def _print_error(index: int, message: str) -> None:
     where = f"process {index}: " if process_count() > 1 else ""
-    print(f"error: {where}{' '.join(message.split())}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        print(f"error: {where}{' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _differences(found: Mapping[str, Mapping[str, object]]) -> str:

@@ -70,6 +70,22 @@ def replace_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(*targets: Path) -> None:
+    """Refuses files that `replace_file` could not write, before the work that they are for.
+
+    Raises:
+      InputError: names the target, and what is in its way.
+    """
+    for target in targets:
+        if target.is_dir():
+            raise InputError(f"{target}: found a folder, expected a file to write to")
+        place = next(path for path in target.absolute().parents if path.exists())
+        if not place.is_dir():
+            raise InputError(f"{target}: cannot be written ({place} is a file)")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"{target}: cannot be written ({place} is not writable)")
+
+
 def recover(folder: Path) -> None:
     """Clears up what killed runs left in `folder` and the folders in it: what is half-written goes,
     what was moved aside comes back.

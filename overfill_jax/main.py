@@ -1,12 +1,14 @@
 """The command line: `python -m overfill_jax.main STAGE --config=configs/NAME.py --workdir=DIR`.
 
-Settings are overridden by key: `--config.train.steps=200`. Bad input ends with one line and exit
+Settings are overridden by key: `--config.train.steps=200`. `plan` takes its most usual ones as
+`--chip=v5e --topology=4x4 --compile`, too. Bad input ends with one line and exit
 status 2; `--traceback` shows where it was found. Every process of a job on several hosts is given
 the same command; what one process fails with, all of them end with.
 """
 
 import contextlib
 import logging as standard_logging
+import re
 import resource
 import sys
 import time
@@ -29,7 +31,7 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 def main(argv: Sequence[str]) -> None:
     """Runs one stage; ends with 0, 2 for bad input, 1 for any other error."""
     given = flags.FLAGS
-    _log_plainly()
+    _log_plainly(given.traceback)
     try:
         if len(argv) != 2:
             raise InputError(f"found {argv[1:]}, expected one stage of {', '.join(STAGES)}")
@@ -49,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
     except Exception as error:
         status, message = _told(error)
         if given.traceback or status == 1:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # nobody may be reading any more
+                traceback.print_exc()
         distributed.fail(status, message)
 
 
@@ -63,9 +66,15 @@ def _told(error: Exception) -> tuple[int, str]:
     return 1, f"{type(error).__name__}: {error}"
 
 
-def _log_plainly() -> None:
-    """Time and message of our own lines; of libraries, and of other processes, only warnings."""
+def _log_plainly(everything: bool) -> None:
+    """Time and message of our own lines; of libraries, and of other processes, only warnings.
+
+    Of several reads or writes under way that fail, one is raised and told by us. What asyncio,
+    Orbax and the interpreter have to say of them, dozens of lines, comes only with `everything`.
+    """
     logging.set_verbosity(logging.INFO)
+    if not everything:
+        sys.unraisablehook = lambda _: None
     handler = logging.get_absl_handler()
     handler.setFormatter(standard_logging.Formatter("%(asctime)s %(where)s%(message)s", "%H:%M:%S"))
     ours = str(Path(__file__).parent)
@@ -74,6 +83,9 @@ def _log_plainly() -> None:
         # Asked for every line, for which process this is comes out only after the first few.
         main = distributed.is_main()
         record.where = "" if main else f"process {distributed.process_index()}: "
+        retold = record.name == "asyncio" or (record.exc_info and "/orbax/" in record.pathname)
+        if retold and not everything:
+            return False
         warns = record.levelno >= logging.converter.STANDARD_WARNING
         return warns or (main and record.pathname.startswith(ours))
 
@@ -93,14 +105,30 @@ def _parse(argv: Sequence[str]) -> list[str]:
             "themselves tell it from a finished one.",
         )
         _define_job(flags.FLAGS)
-        return flags.FLAGS(argv)
+        sys.argv = _spelled_out(argv)  # in which ml_collections looks for its overrides
+        return flags.FLAGS(sys.argv)
     except flags.Error as error:
         _refuse(str(error))
-    except AttributeError as error:
-        # ml_collections' message names the key and the nearest declared one.
-        _refuse(f"config: unknown key {str(error).replace(chr(92) + 'n', ' ')}")
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError) as error:
+        _refuse(f"config: unknown key {_key_and_nearest(error)}")
+    except (TypeError, ValueError, OSError) as error:
         _refuse(f"config: {error}")
+
+
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """The flags of `plan` by their whole names."""
+    if "plan" not in argv:
+        return list(argv)
+    short = re.compile(r"--(chip|topology|compile)(?==|$)")
+    return [short.sub(r"--config.plan.\1", word, count=1) for word in argv]
+
+
+def _key_and_nearest(error: Exception) -> str:
+    """What ml_collections says of a key, on one line; of a leaf it is an error within an error."""
+    said: object = error
+    while isinstance(said, Exception):
+        said = said.args[0] if said.args else ""
+    return "; ".join(str(said).splitlines())
 
 
 def _define_job(values: flags.FlagValues) -> None:

@@ -27,8 +27,8 @@ STAGES = {
     "export": "overfill_jax.weights.export",
 }
 
-# They run in many processes if need be, and save and end on SIGTERM. Of the others, every process
-# would write the same files.
+# They run in many processes if need be, save and end on SIGTERM, and record their config when they
+# begin. Of the others, every process would write the same files.
 JOBS = frozenset({"train"})
 
 
@@ -61,6 +61,8 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
             f"stage {stage}: found {distributed.process_count()} processes, expected one; only "
             f"{', '.join(sorted(JOBS))} may have many"
         )
+    if not str(workdir).strip():
+        raise InputError(f"workdir: found {str(workdir)!r}, expected a folder")
     if "://" in str(workdir):
         raise InputError(
             f"{workdir}: found an address, expected a folder, such as a mounted bucket"
@@ -76,13 +78,15 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"seed: found {config.seed}, expected at least 0")
     if distributed.is_main():
         files.recover(workdir)
+    name = f"train.{config.train.method}" if stage == "train" else stage
+    resolved = workdir / "configs" / f"{name}.yaml"
+    files.check_writable(resolved)
     config = _resolved(config, workdir)
     distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
     distributed.check_shared(workdir)
     importlib.import_module(STAGES[stage]).run(config, workdir)
-    if distributed.is_main():
-        name = f"train.{config.train.method}" if stage == "train" else stage
-        files.write_text(workdir / "configs" / f"{name}.yaml", config.to_yaml())
+    if stage not in JOBS:
+        files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
 
 
 def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:

@@ -1,6 +1,7 @@
 """Shapes in signatures are checked while the tests run, and only then."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,23 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """A workdir with everything that training reads; to be copied, not written to."""
+    from tests.interruptions import prepare
+
+    workdir = tmp_path_factory.mktemp("prepared") / "run"
+    prepare(workdir, steps=40)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def trained(prepared, tmp_path_factory) -> Path:
+    """The same after a run of two processes; to be copied, not written to."""
+    from tests.interruptions import TWO_HOSTS, finish
+
+    workdir = shutil.copytree(prepared, tmp_path_factory.mktemp("trained") / "run")
+    finish(workdir, TWO_HOSTS)
+    return workdir

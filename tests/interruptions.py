@@ -1,6 +1,6 @@
 """Kills training runs at random moments and compares what they learn with a run left alone.
 
-    python -m tests.interruptions --workdir=DIR [--kills=10] [--processes=1]
+    python -m tests.interruptions --workdir=DIR [--kills=10] [--processes=1] [--steps=4000]
 
 So many kills by SIGKILL, every second one in the midst of a save, and half as many by SIGTERM.
 Prints a table; ends with 1 if a resumed run's losses are not those of the undisturbed one, bit for
@@ -49,6 +49,9 @@ class Machines:
     mesh: tuple[int, int, int]
 
 
+TWO_HOSTS = Machines(processes=2, devices=2, mesh=(1, 2, 2))
+
+
 @dataclasses.dataclass(frozen=True)
 class Interruption:
     """One kill: how, when, and what it met.
@@ -68,6 +71,8 @@ class Interruption:
     unfinished: bool
 
 
+LONGEST = 600  # seconds of a run, which hangs if it takes more
+
 KINDS = ("SIGKILL", "SIGKILL in a save", "SIGTERM")
 
 
@@ -82,10 +87,25 @@ def prepare(workdir: Path, steps: int) -> None:
         run_stage(stage, make_config(workdir), workdir)
 
 
-def start(workdir: Path, machines: Machines) -> list[subprocess.Popen]:
-    """The processes of one run."""
+def start(
+    workdir: Path,
+    machines: Machines,
+    overrides: Sequence[str] = (),
+    folders: Sequence[Path] = (),
+    largest_file: int | None = None,
+) -> list[subprocess.Popen]:
+    """The processes of one run.
+
+    Args:
+      workdir: that has been prepared.
+      machines: which run it.
+      overrides: of the config, such as `train.steps=7`.
+      folders: that each process stands in; the repository, if none.
+      largest_file: in blocks of 512 bytes, that the disk of the last process has room for.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(REPOSITORY),
         "JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={machines.devices}",
@@ -94,17 +114,24 @@ def start(workdir: Path, machines: Machines) -> list[subprocess.Popen]:
     command += [f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]
     axes = zip(("data", "fsdp", "tensor"), machines.mesh, strict=True)
     command += [f"--config.mesh.{axis}={size}" for axis, size in axes]
+    command += [f"--config.{override}" for override in overrides]
     processes = machines.processes
     if processes > 1:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         command += [f"--coordinator={address}", f"--processes={processes}"]
+
+    limit = ["sh", "-c", f'ulimit -f {largest_file}; exec "$@"', "sh"] if largest_file else []
     return [
         subprocess.Popen(
-            [*command, *([f"--process_index={index}"] if processes > 1 else [])],
-            cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
+            [
+                *(limit if index == processes - 1 else ()),
+                *command,
+                *([f"--process_index={index}"] if processes > 1 else []),
+            ],
+            cwd=folders[index] if folders else REPOSITORY, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for index in range(processes)
     ]  # fmt: skip
@@ -112,12 +139,20 @@ def start(workdir: Path, machines: Machines) -> list[subprocess.Popen]:
 
 def finish(workdir: Path, machines: Machines) -> dict[int, dict[str, float]]:
     """Runs until the end; what was learnt."""
-    running = start(workdir, machines)
-    texts = [process.communicate()[0] for process in running]
-    for process, text in zip(running, texts, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"status {process.returncode}: {text}")
+    for status, text in end(start(workdir, machines), LONGEST):
+        if status:
+            raise RuntimeError(f"status {status}: {text}")
     return learnt(workdir)
+
+
+def end(running: Sequence[subprocess.Popen], seconds: float) -> list[tuple[int, str]]:
+    """Status and output of each process, none of which lives for as many `seconds` more."""
+    try:
+        texts = [process.communicate(timeout=seconds)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(running, texts, strict=True)]
 
 
 def learnt(workdir: Path) -> dict[int, dict[str, float]]:
@@ -142,18 +177,20 @@ def interrupt(workdir: Path, machines: Machines, kind: str, seconds: float) -> I
     wait_until(lambda: path.exists() and path.stat().st_size != before, running)
     time.sleep(seconds)
     if kind == "SIGKILL in a save":
-        wait_until(lambda: unfinished(saves), running)
+        wait_until(lambda: finished(saves) and unfinished(saves), running)
     number = getattr(signal, kind.split()[0])
     # A machine that fails takes one process; the notice of preemption reaches all.
     victims = running[-1:] if number == signal.SIGKILL else running
     for process in victims:
         process.send_signal(number)
-    for process in running:
-        process.communicate()
-    saved = [int(step.name) for step in saves.iterdir() if step.name.isdigit()]
-    return Interruption(
-        kind, seconds, victims[0].returncode, max(saved, default=0), unfinished(saves)
-    )
+    end(running, LONGEST)
+    saved = max(finished(saves), default=0)
+    return Interruption(kind, seconds, victims[0].returncode, saved, unfinished(saves))
+
+
+def finished(saves: Path) -> list[int]:
+    """The checkpoints that are whole."""
+    return [int(step.name) for step in saves.glob("*") if step.name.isdigit()]
 
 
 def unfinished(saves: Path) -> bool:
@@ -162,8 +199,11 @@ def unfinished(saves: Path) -> bool:
 
 
 def wait_until(met: Callable[[], bool], running: list[subprocess.Popen]) -> None:
-    """Until then, or until a process has ended."""
+    """Until then, or until a process has ended, or should have."""
+    latest = time.monotonic() + LONGEST
     while all(process.poll() is None for process in running) and not met():
+        if time.monotonic() > latest:
+            break
         time.sleep(0.001)
 
 
@@ -187,9 +227,11 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1)
+    # The notice of preemption takes a second, in which a process takes some hundred steps.
+    parser.add_argument("--steps", type=int, default=4000)
     given = parser.parse_args()
     machines = Machines(given.processes, 2 // given.processes, (1, 2, 1))
-    prepare(given.workdir, steps=600)
+    prepare(given.workdir, given.steps)
     kinds = [KINDS[i % len(KINDS)] for i in range(given.kills + given.kills // 2)]
     events, same = compare(given.workdir, machines, kinds, seed=0)
     print("| kill | after (s) | status | newest checkpoint | save under way |")

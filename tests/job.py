@@ -15,6 +15,8 @@ from jax.experimental import multihost_utils
 from overfill_jax import distributed, main, stages
 from overfill_jax.errors import InputError
 
+HEARTBEAT_TIMEOUT = 8  # seconds, for tests wait for it
+
 MEET, INPUT_ERROR, EXCEPTION, TRAIN = range(4)
 
 
@@ -40,4 +42,5 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 if __name__ == "__main__":
     stages.STAGES["train"] = "tests.job"
+    distributed.HEARTBEAT_TIMEOUT = HEARTBEAT_TIMEOUT
     app.run(main.main, flags_parser=main._parse)

@@ -5,6 +5,7 @@ import dataclasses
 import doctest
 import inspect
 import operator
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from configs import default
 from overfill_jax.data import procedural
 from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.weights.folders import save_model
-from tests.builders import make_model
+from overfill_jax.weights.hugging_face_export import check_width
+from tests.builders import CONFIG, make_model
 from tests.conftest import REPOSITORY
 
 
@@ -27,7 +29,8 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     rows = procedural.splits({"train": 60}, seed=0)["train"]
     procedural.train_tokenizer(rows, 256, folder / "tokenizer")
-    save_model(folder / "full", make_model(vocab_size=256, qkv_bias=False), folder / "tokenizer")
+    shape = {"vocab_size": 256, "qkv_bias": False, "max_position": 256}
+    save_model(folder / "full", make_model(**shape), folder / "tokenizer")
     return overfill_jax.load(folder / "full")
 
 
@@ -64,6 +67,35 @@ def test_every_name_has_an_example_that_runs(name, in_the_middle):
     folder, names = in_the_middle
     with contextlib.chdir(folder):
         run_example(name, operator.attrgetter(name)(overfill_jax).__doc__, names)
+
+
+def test_the_notebook_of_the_readme_runs(in_the_middle):
+    folder, _ = in_the_middle
+    readme = (REPOSITORY / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    # The quickstart model: 8 heads, so that of its 128 channels transformers loads no fewer.
+    for shown, here in (
+        ('"Llama-3.2-3B-Instruct"', '"launch/quickstart_model"'),
+        ("hidden=1536", "hidden=128"),
+        ("intermediate=5376", "intermediate=160"),
+    ):
+        assert code.count(shown) == 1
+        code = code.replace(shown, here)
+    (folder / "wikitext.txt").write_text("Ann has 3.\n\nBob has 4 and wins 5.\n")
+    names = {}
+    with contextlib.chdir(folder):
+        exec(compile(code, "README.md", "exec"), names)
+        assert overfill_jax.load("hf_folder").config.intermediate_size == 160
+    assert len(names["answers"]) == 1
+
+
+def test_the_width_of_the_readme_is_one_that_transformers_loads():
+    widths = set(re.findall(r"hidden=(\d+)", (REPOSITORY / "README.md").read_text()))
+    heads = {"model_type": "llama", "num_heads": 24, "num_kv_heads": 8, "head_dim": 128}
+    for width in map(int, widths):
+        check_width(dataclasses.replace(CONFIG, hidden_size=width, **heads))
+    with pytest.raises(overfill_jax.InputError, match="1689 is not a multiple of the 24 heads"):
+        check_width(dataclasses.replace(CONFIG, hidden_size=1689, **heads))
 
 
 def run_example(name, text, names):
@@ -129,6 +161,7 @@ def test_extend_makes_room_as_it_goes(full, decoder):
     _, cache = pair.prefill(np.array([[5, 6, 7]]), np.array([3]))
     room = cache.capacity - int(cache.cursor)
     tokens = np.arange(room + 3)[None] % 200
+    assert room + 6 <= decoder.config.max_position
     at_once, _ = pair.extend(tokens, cache)
     first, cache = pair.extend(tokens[:, :room], cache)
     rest, cache = pair.extend(tokens[:, room:], cache)
@@ -193,6 +226,11 @@ def test_one_array_of_tokens_is_one_batch(full):
         ([np.array([[5]]), np.array([[-1]])], r"batch 1 has tokens -1\.\.-1, expected"),
         ([], "no sample"),
         (["", "  "], "no sample"),
+        (np.zeros((0, 5), int), r"batch 0 has shape \(0, 5\) and dtype int64, expected tokens"),
+        ([np.array([[5]]), np.zeros((2, 0), int)], r"batch 1 has shape \(2, 0\)"),
+        ([[[5, 6], [7]]], r"batch 0 has shape \(\) and dtype object, expected tokens"),
+        (["Ann has 3.", np.array([[5]])], "sample 1 is ndarray, expected text as the first is"),
+        ([np.array([[5]]), "Ann has 3."], r"batch 1 has shape \(\) and dtype <U10"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -205,9 +243,131 @@ def test_what_cannot_be_calibrated_on_is_refused(full, text, message):
 def test_prompts_are_a_list(full, decoder):
     pair = overfill_jax.TwoStage(full, decoder)
     generate = inspect.unwrap(overfill_jax.TwoStage.generate)  # without its check of types
-    for prompts in ("hello", [{"role": "user", "content": "hello"}], [5, 6], np.array([5, 6])):
-        with pytest.raises(overfill_jax.InputError, match="prompts is a single one, expected"):
+    message = {"role": "user", "content": "hello"}
+    tokens = np.array([5, 6])
+    for prompts in ("hello", [message], [5, 6], tokens, jnp.asarray(tokens), list(tokens)):
+        with pytest.raises(overfill_jax.InputError, match=r"prompts is .*, expected a list"):
             generate(pair, prompts)
+    for prompts in (np.array(5), jnp.int32(5), np.array("hello"), 5, None, {"a": 1}):
+        with pytest.raises(overfill_jax.InputError, match=r"prompts is .*, expected a list"):
+            generate(pair, prompts)
+    assert len(generate(pair, np.array([[5, 6], [7, 8]]), max_new_tokens=1)) == 2
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "'prompt' is empty"),
+        (" \n", "'prompt' is empty"),
+        ([user("hello"), user("  ")], "message 2: 'content' is empty"),
+        ([{"role": "user"}], "message 1: no 'content'"),
+        ([user(3)], "message 1: 'content' is int, expected text"),
+        ([user("hello"), "you"], "'messages' is not a list of objects"),
+        ([{"role": "system", "content": "Be brief."}], "empty prompt: no message of a user"),
+        ([], "found no tokens"),
+        (["hello", "you"], "found list of str, expected text, messages or a row of tokens"),
+        ([5, "you"], "found list of int, str, expected"),
+        ([5.0, 6.0], "found list of float, expected"),
+        ([[5], [6, 7]], "found list of list, expected"),
+        (np.array([[5]]), r"found an array of shape \(1, 1\) and dtype int64, expected"),
+        (user("hello"), "found dict, expected"),
+        (None, "found NoneType, expected"),
+        ([5, 256], "found token 256, expected 0 to 255"),
+    ],
+)
+def test_a_prompt_that_is_none_is_named_by_its_row(full, decoder, monkeypatch, prompt, message):
+    pair = overfill_jax.TwoStage(full, decoder)
+    unchecked = inspect.unwrap(overfill_jax.TwoStage.encode)
+    monkeypatch.setattr(overfill_jax.TwoStage, "encode", unchecked)
+    generate = inspect.unwrap(overfill_jax.TwoStage.generate)
+    with pytest.raises(overfill_jax.InputError, match=f"^prompt 1: {message}"):
+        generate(pair, ["hello", prompt], max_new_tokens=1)
+
+
+def test_an_answer_that_a_conversation_has_is_left_out(full, decoder):
+    pair = overfill_jax.TwoStage(full, decoder)
+    answered = [user("hello"), {"role": "assistant", "content": "no"}]
+    assert pair.encode(answered) == pair.encode("hello")
+
+
+ROWS = np.array([[5, 6, 7], [8, 9, 0]])
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize(
+    ("tokens", "lengths", "message"),
+    [
+        (ROWS + 250, [3, 2], r"tokens: found 250..259, expected 0..255"),
+        (ROWS - 1, [3, 2], r"tokens: found -1..8, expected 0..255"),
+        (ROWS, [4, 2], r"lengths: found 2..4, expected 1..3"),
+        (ROWS, [3, 0], r"lengths: found 0..3, expected 1..3"),
+        (ROWS, [3], "found 1 lengths, expected one for each of 2 rows"),
+        (ROWS, 3, r"lengths: found shape \(\) and dtype int\d\d, expected whole numbers \[B\]"),
+        (ROWS[0], [3], r"tokens: found shape \(3,\) and dtype int\d\d, expected .* \[B, P\]"),
+        (ROWS[:0], [3], r"tokens: found shape \(0, 3\)"),
+        (ROWS * 1.0, [3, 2], r"tokens: found shape \(2, 3\) and dtype float"),
+        (np.ones((1, 260), int), [257], r"lengths: found 257..257, expected 1..256"),
+    ],
+)
+def test_what_prefill_cannot_read_is_refused(full, decoder, array, tokens, lengths, message):
+    pair = overfill_jax.TwoStage(full, decoder)
+    prefill = inspect.unwrap(overfill_jax.TwoStage.prefill)
+    with pytest.raises(overfill_jax.InputError, match=f"^prefill: {message}"):
+        prefill(pair, array(tokens), array(lengths))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[5], [256]], r"tokens: found 5..256, expected 0..255"),
+        ([[5], [-1]], r"tokens: found -1..5, expected 0..255"),
+        ([5, 6], r"tokens: found shape \(2,\)"),
+        ([[5], [6, 7]], r"tokens: found shape \(\) and dtype object"),
+        ([[5]], "found 1 rows of tokens, expected 2 as in the cache"),
+        (np.ones((2, 254), int), r"254 tokens behind rows of: found 2..3, expected 0..2"),
+    ],
+)
+def test_what_extend_cannot_read_is_refused(full, decoder, tokens, message):
+    pair = overfill_jax.TwoStage(full, decoder)
+    _, cache = pair.prefill(ROWS, np.array([3, 2]))
+    with pytest.raises(overfill_jax.InputError, match=f"^extend: {message}"):
+        inspect.unwrap(overfill_jax.TwoStage.extend)(pair, tokens, cache)
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_a_pair_can_be_traced(full, decoder, first_token):
+    pair = overfill_jax.TwoStage(full, decoder, first_token)
+
+    def both(tokens, lengths, more):
+        logits, cache = pair.prefill(tokens, lengths)
+        return logits, pair.extend(more, cache)[0]
+
+    given = ROWS, np.array([3, 2]), np.array([[4, 5], [6, 7]])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+        jax.jit(both)(*given),
+        both(*given),
+    )
+
+
+def test_calibration_computes_in_float32_whatever_the_weights_are(full):
+    text, half = ["Ann has 3.", "Bob has 4 and wins 5."], overfill_jax.load(full.folder, "bfloat16")
+    whole = dataclasses.replace(half.config, dtype="float32")
+    expected = overfill_jax.calibrate(
+        dataclasses.replace(half, model=dataclasses.replace(half.model, config=whole)), text
+    )
+    found = overfill_jax.calibrate(half, text)
+    np.testing.assert_array_equal(found.hidden, expected.hidden)
+    assert found.provenance["dtype"] == "float32"
+    coarse = overfill_jax.calibrate(half, text, dtype="bfloat16")
+    assert coarse.provenance["dtype"] == "bfloat16"
+    assert np.any(coarse.hidden != found.hidden)
+    with pytest.raises(overfill_jax.InputError, match="calibrate: dtype is 'fp32', expected one"):
+        overfill_jax.calibrate(full, text, dtype="fp32")
 
 
 def test_a_selection_without_importance_needs_none(full):
@@ -227,7 +387,7 @@ def test_a_decoder_of_another_model_or_training_is_refused(full, decoder, tmp_pa
         overfill_jax.TwoStage(full, trained)
     save_model(tmp_path / "other", make_model(7, vocab_size=256, qkv_bias=False), full.folder)
     other = overfill_jax.load(tmp_path / "other")
-    with pytest.raises(overfill_jax.InputError, match="cut from another full model"):
+    with pytest.raises(overfill_jax.InputError, match="made from another full model"):
         overfill_jax.TwoStage(other, decoder)
     assert overfill_jax.TwoStage(trained, overfill_jax.load(tmp_path / "decoder"))
 

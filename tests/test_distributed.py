@@ -1,10 +1,13 @@
 """Jobs of real processes: they agree, save together, and end together with the right status."""
 
+import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from tests.conftest import REPOSITORY
-from tests.job import EXCEPTION, INPUT_ERROR, MEET, TRAIN
+from tests.job import EXCEPTION, HEARTBEAT_TIMEOUT, INPUT_ERROR, MEET, TRAIN
 
 CONFIG = REPOSITORY / "configs" / "default.py"
 ENVIRONMENT = {
@@ -42,10 +45,13 @@ def job(tmp_path):
             port = free.getsockname()[1]
         common = [f"--workdir={workdir}", f"--config.seed={seed}", "--processes=2"]
         common.append(f"--coordinator=localhost:{port}")
-        for index, folder in enumerate(folders):
-            own = [f"--process_index={index}", *(others if index else ())]
-            processes.append(start(folder, [*common, *own]))
-        return processes
+        own = [[], others]
+        started = [
+            start(folder, [*common, f"--process_index={index}", *own[index]])
+            for index, folder in enumerate(folders)
+        ]
+        processes.extend(started)
+        return started
 
     yield start_both
     for process in processes:
@@ -68,14 +74,14 @@ def until_running(processes):
         assert "runs" in process.stdout.readline()
 
 
-def test_two_processes_meet_and_one_writes(job, tmp_path):
+def test_two_processes_meet(job, tmp_path):
     (status, out, err), (status_1, out_1, err_1) = end(job(MEET))
     assert (status, status_1) == (0, 0), err + err_1
     assert "met [[0], [1]] of 4 devices" in out
     assert "met [[0], [1]] of 4 devices" in out_1
     assert "peak memory" in err
     assert "peak memory" not in err_1  # of other processes only warnings
-    assert [path.name for path in tmp_path.rglob("*")] == ["configs", "train.two_stage.yaml"]
+    assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +140,44 @@ def test_sigterm_to_one_process_stops_both_after_the_same_step(job, tmp_path):
     assert step == (tmp_path / "stopped-1").read_text()
     assert f"preempted: saved after step {step} of 600; the same command goes on" in out
     assert "preempted" not in out_1
+
+
+def test_who_loses_another_process_ends(job):
+    """Whether that was the coordinator or not; a process that is killed says nothing."""
+    jobs = [job(TRAIN), job(TRAIN)]
+    for processes in jobs:
+        until_running(processes)
+    for killed, processes in enumerate(jobs):
+        processes[killed].kill()
+    began = time.monotonic()
+    survivors = [processes[1 - killed] for killed, processes in enumerate(jobs)]
+    for status, _, err in end(survivors):
+        assert status != 0, err
+    assert time.monotonic() - began < HEARTBEAT_TIMEOUT + 15
+
+
+def test_a_failure_is_reported_although_nobody_reads_what_is_printed(monkeypatch):
+    reported = []
+
+    class Client:
+        def key_value_set(self, key, value):
+            reported.append((key, json.loads(value)))
+
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(distributed.global_state, "client", Client())
+    monkeypatch.setattr(distributed.global_state, "num_processes", 2)
+    monkeypatch.setattr(distributed, "_failing", threading.Event())
+    monkeypatch.setattr(distributed.time, "sleep", lambda _: None)
+    monkeypatch.setattr(distributed.os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "stderr", Closed())
+    for message in ("row 3", "the other thread's"):
+        with pytest.raises(SystemExit) as ended:
+            distributed.fail(2, message)
+        assert ended.value.code == 2
+    assert reported == [("overfill_jax/failure", [2, 0, "row 3"])]
 
 
 def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path):

@@ -91,3 +91,22 @@ def test_only_objects_are_objects(tmp_path):
     path.write_text("[1]")
     with pytest.raises(InputError, match=r"list\.json: found a JSON list, expected an object"):
         files.read_object(path)
+
+
+def test_what_could_not_be_written_is_refused_before(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    files.check_writable(tmp_path / "file", tmp_path / "new", tmp_path / "results" / "new" / "file")
+    for target, message in (
+        (tmp_path / "folder", "folder: found a folder, expected a file to write to"),
+        (tmp_path / "file" / "a" / "b", rf"b: cannot be written \({tmp_path / 'file'} is a file\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            files.check_writable(tmp_path / "new", target)
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_folder_without_rights_is_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=rf"new/file: cannot be written \({tmp_path} is not writ"):
+        files.check_writable(tmp_path / "new" / "file")

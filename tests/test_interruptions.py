@@ -1,23 +1,23 @@
 """Runs that are killed learn what they would have learnt; `interruptions.py` kills more often."""
 
+import shutil
+
 import pytest
 
-from tests.interruptions import Machines, compare, finish, forget, interrupt, prepare
+from tests.interruptions import Machines, compare, finish, forget, interrupt, learnt
 
 STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("interruptions") / "run"
-    prepare(workdir, STEPS)
-    return workdir
+def own(prepared, tmp_path_factory):
+    return shutil.copytree(prepared, tmp_path_factory.mktemp("interruptions") / "run")
 
 
 @pytest.fixture
-def workdir(prepared):
-    yield prepared
-    forget(prepared)
+def workdir(own):
+    yield own
+    forget(own)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,10 @@ def test_an_interrupted_run_learns_the_same(workdir, processes, kinds):
         assert event.kind != "SIGTERM" or event.status == 0, events
 
 
-def test_other_machines_learn_the_same(workdir):
+def test_other_machines_learn_the_same(workdir, trained):
     alone = finish(workdir, Machines(1, 1, (1, 1, 1)))
     forget(workdir)
-    assert_close(finish(workdir, Machines(2, 2, (1, 2, 2))), alone)
-    forget(workdir)
+    assert_close(learnt(trained), alone)
     event = interrupt(workdir, Machines(1, 8, (2, 2, 2)), "SIGTERM", seconds=0.0)
     assert event.status == 0
     assert 0 < event.saved < 20

@@ -1,6 +1,7 @@
 """The command line refuses in one line, with exit status 2, and shows where only if asked."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from configs.default import get_config
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.stages import run_stage
+from overfill_jax.weights.folders import save_model
+from tests.builders import make_model
 from tests.conftest import REPOSITORY
 
 
@@ -24,15 +27,23 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prune", "--config.prune.hiden=0.3"], 'Did you mean "hidden"'),
+        (
+            ["prune", "--config.prune.hiden=0.3"],
+            """config: unknown key 'hiden'; Did you mean "hidden" instead of "hiden"?""",
+        ),
+        (
+            ["prune", "--config.prun.hidden=0.3"],
+            """config: unknown key 'prun'; Did you mean "prune" instead of "prun"?""",
+        ),
         (["prune", "--config.prune.hidden=wide"], "could not convert string to float: 'wide'"),
         (["trian"], "unknown stage 'trian'; did you mean 'train'?"),
         (["prune", "--config=configs/nowhere.py"], "configs/nowhere.py"),
         (["convert"], "convert.source"),
+        (["convert", "--workdir="], "workdir: found '', expected a folder"),
     ],
 )
 def test_one_line_and_exit_status_2(tmp_path, arguments, message):
-    done = run(*arguments, f"--workdir={tmp_path}")
+    done = run(arguments[0], f"--workdir={tmp_path}", *arguments[1:])
     assert done.returncode == 2
     line, *rest = done.stderr.splitlines()
     assert line.startswith("error: ")
@@ -40,11 +51,45 @@ def test_one_line_and_exit_status_2(tmp_path, arguments, message):
     assert not rest
 
 
+def test_plan_has_short_flags(tmp_path):
+    at = ["--config=configs/llama3_2_3b.py:aligned", f"--workdir={tmp_path}"]
+    done = run("plan", *at, "--chip=v5p", "--topology", "2x2x4")
+    assert done.returncode == 0, done.stderr
+    assert "16 chips v5p, 2x2x4" in done.stdout
+    done = run(
+        "plan", *at, "--chip=h100", "--topology=8", "--config.train.batch_size=64", "--compile"
+    )
+    assert "plan.compile: found chip 'h100', expected a TPU" in done.stderr
+    done = run("prune", *at, "--chip=v5p")
+    assert "Unknown command line flag 'chip'" in done.stderr
+
+
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = run("convert", f"--workdir={tmp_path / 'file'}")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'file'}: cannot be made a workdir")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (
+            "state/ocdbt.process_0/d/*",
+            r"Requested byte range .* is not valid for value of size \d+",
+        ),
+        ("state/d/*", "its description cannot be read"),
+    ],
+)
+def test_a_truncated_model_is_one_line(tmp_path, data, reason):
+    save_model(tmp_path / "full", make_model(), None)
+    (file,) = (tmp_path / "full/params").glob(data)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    done = run("prune", f"--workdir={tmp_path}", "--config.prune.selection=first")
+    assert done.returncode == 2
+    message = rf"error: {tmp_path / 'full/params'}: damaged checkpoint \({reason}\)\n"
+    assert re.fullmatch(message, done.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 
 def test_the_traceback_comes_when_asked_for(tmp_path):

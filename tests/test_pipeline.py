@@ -1,6 +1,7 @@
 """All stages in a row on a tiny model, and what a broken or repeated run does."""
 
 import json
+import logging
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from configs import default
 from overfill_jax.errors import InputError
+from overfill_jax.pruning import calibrate
 from overfill_jax.stages import run_stage
 from overfill_jax.weights.checkpoints import Checkpoints
 from overfill_jax.weights.folders import load_fingerprint, load_model, load_origin
@@ -176,23 +178,50 @@ def test_baselines_take_the_same_path(copy, method):
     trained = load_model(copy / "baselines" / folder)
     untrained = load_model(copy / ("full" if method == "full" else "pruned"))
     assert trained.config == untrained.config
+    pruned = None if method == "full" else load_fingerprint(copy / "pruned")
+    origin = Origin(load_fingerprint(copy / "full"), None, pruned)
+    assert load_origin(copy / "baselines" / folder) == origin
     assert list(losses_of(copy, method)) == [1, 2]
 
 
 def test_trained_decoders_name_their_full_model(copy):
-    full = load_fingerprint(copy / "full")
+    full, pruned = load_fingerprint(copy / "full"), load_fingerprint(copy / "pruned")
     assert load_origin(copy / "pruned") == Origin(full, None)
-    assert load_origin(copy / "decoder") == Origin(full, "full")
+    assert load_origin(copy / "decoder") == Origin(full, "full", pruned)
     config = make_config(copy)
     config.generate.first_token = "decoder"
     with pytest.raises(InputError, match="decoder: trained with first_token 'full', found"):
         run_stage("generate", config, copy)
     config.seed = 5
     run_stage("init", config, copy)
-    with pytest.raises(InputError, match="pruned: cut from another full model"):
+    with pytest.raises(InputError, match="pruned: made from another full model"):
         run_stage("train", config, copy)
-    with pytest.raises(InputError, match="decoder: trained behind another full model"):
+    with pytest.raises(InputError, match=r"no system .*decoder: trained behind another full"):
         run_stage("evaluate", config, copy)
+
+
+def test_a_new_cut_leaves_what_was_trained_on_the_last_one_out(copy, caplog):
+    config = make_config(copy)
+    config.train.method, config.train.steps = "pruned", 2
+    run_stage("train", config, copy)
+    config.prune.hidden = 20
+    run_stage("prune", config, copy)
+    config.train.method, config.evaluate.rows = "two_stage", 2
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        run_stage("evaluate", config, copy)
+    said = "\n".join(caplog.messages)
+    for title, folder in (
+        ("two-stage", "decoder"),
+        ("decoder alone", "decoder"),
+        ("pruned, tuned", "baselines/pruned_tuned"),
+    ):
+        reason = f"{copy / folder}: made from another pruned model: fingerprint "
+        assert f"{title}: left out; {reason}" in said
+    summary = json.loads((copy / "report/summary.json").read_text())
+    assert summary["accuracy"].keys() == {
+        "full", "pruned_untrained", "pruned_two_stage_untrained",
+    }  # fmt: skip
+    assert summary["gap_closed"] is None
 
 
 def test_a_stage_brings_back_what_a_killed_run_moved_aside(copy):
@@ -208,9 +237,11 @@ def test_joint_training_saves_both_models(copy):
     config.train.freeze, config.train.steps = "none", 2
     config.train.kl_weight, config.train.first_token = 0.5, "decoder"
     run_stage("train", config, copy)
-    origin = Origin(load_fingerprint(copy / "joint/full"), "decoder")
+    origin = Origin(
+        load_fingerprint(copy / "joint/full"), "decoder", load_fingerprint(copy / "pruned")
+    )
     assert load_origin(copy / "joint/decoder") == origin
-    assert load_origin(copy / "joint/full") is None
+    assert load_origin(copy / "joint/full") == Origin(load_fingerprint(copy / "full"), None)
     for name, before in (("joint/full", "full"), ("joint/decoder", "pruned")):
         new, old = load_model(copy / name).params, load_model(copy / before).params
         assert np.any(
@@ -230,6 +261,7 @@ def test_pruning_again_needs_no_new_pass_and_takes_given_indices(copy):
     ours, given = np.load(copy / "kept.npz"), np.load(copy / "given.npz")
     np.testing.assert_array_equal(ours["intermediate"], given["intermediate"])
     report = json.loads((copy / "results/prune.json").read_text())
+    assert report["loss_on_calibration_text"]["positions"] == "answer"
     assert report["loss_on_calibration_text"]["pruned"] > 0
 
 
@@ -260,6 +292,8 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         config.calibrate.source = str(copy / "some.txt")
         run_stage("calibrate", config, copy)
         assert np.load(copy / "calibration.npz")["tokens"].shape[0] == 2
+    provenance = json.loads(str(np.load(copy / "importance.npz")["provenance"]))
+    assert (provenance["dtype"], provenance["positions"]) == ("float32", positions)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +342,21 @@ def test_a_refused_run_leaves_no_config(copy):
         run_stage("data", config, copy)
 
 
+def test_a_stage_whose_config_could_not_be_written_does_not_begin(tmp_path):
+    (tmp_path / "configs").write_text("in the way")
+    with pytest.raises(InputError, match=r"data\.yaml: cannot be written"):
+        run_stage("data", make_config(tmp_path), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
+
+
+def test_what_is_in_the_way_of_calibration_shows_before_it(copy, monkeypatch):
+    monkeypatch.setattr(calibrate, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    (copy / "importance.npz").unlink()
+    (copy / "importance.npz").mkdir()
+    with pytest.raises(InputError, match=r"importance\.npz: found a folder"):
+        run_stage("calibrate", make_config(copy), copy)
+
+
 def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
     small = {**SHAPE, "vocab_size": 200}
     (copy / "shape.json").write_text(json.dumps(small))
@@ -324,7 +373,7 @@ def test_a_decoder_answers_as_it_was_trained_and_for_its_full_model_alone(copy):
     config = make_config(copy)
     config.seed = 5
     run_stage("init", config, copy)
-    for stage, message in (("generate", "trained behind another"), ("train", "cut from another")):
+    for stage, message in (("generate", "trained behind another"), ("train", "made from another")):
         with pytest.raises(InputError, match=message):
             run_stage(stage, make_config(copy), copy)
 

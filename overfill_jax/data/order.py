@@ -12,16 +12,19 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from overfill_jax.data.instructions import count_lines
 from overfill_jax.data.mixture import Mixture
 from overfill_jax.data.packing import RowShape, pack
 from overfill_jax.data.sources import passes
+from overfill_jax.data.store import Tokens
 from overfill_jax.errors import InputError
 
 # What a random number is for, so that no two uses share their numbers.
 TAKE, CUT, SHUFFLE, ROWS = range(1, 5)
+
+ANSWERS_OF_A_LINE = 2**20  # more than any conversation has
 
 EPOCHS_KEPT = 3  # a batch touches two as a rule, and reading ahead may touch the next
 
@@ -102,11 +105,13 @@ class Order:
     def _take(self, epoch: int) -> tuple[Int[np.ndarray, "K"], Int[np.ndarray, "K"]]:
         """The examples of an epoch, source by source, and how much of each is prompt."""
         examples, cuts = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for index, (part, usable) in enumerate(zip(self._mixture.parts, self._usable, strict=True)):
-            count = len(usable)
-            for number, taken in passes(count, part.weight, epoch, (self._seed, TAKE, index)):
+        parts = zip(self._mixture.parts, self._mixture.starts, self._usable, strict=False)
+        for index, (part, start, usable) in enumerate(parts):
+            numbers = identify(part.tokens)
+            key = (self._seed, TAKE, index)
+            for number, taken in passes(len(usable), part.weight, epoch, key):
                 examples.append(usable[taken])
-                cuts.append(self._random(CUT, index, number).random(count)[taken])
+                cuts.append(draw((self._seed, CUT, index, number), numbers[usable[taken] - start]))
         examples, cuts = np.concatenate(examples), np.concatenate(cuts)
         prompts = self._mixture.prompts[examples]
         if self._cutoff:
@@ -118,6 +123,30 @@ class Order:
 
     def _random(self, *key: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, *key))
+
+
+def identify(tokens: Tokens) -> Int[np.ndarray, "N"]:
+    """A number of each example that follows from its place in the source alone.
+
+    That is its line, and which of the line's answers it is. No other line being rejected, and no
+    other example being too long for a row, changes it.
+    """
+    first = np.searchsorted(tokens.rows, tokens.rows)  # of the examples of the same line
+    return tokens.rows * ANSWERS_OF_A_LINE + np.arange(len(tokens)) - first
+
+
+def draw(key: tuple[int, ...], numbers: Int[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
+    """Uniform in [0, 1), each a function of the key and its own number.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): its state is a counter, so that any of its
+    numbers can be had without those before it.
+    """
+    start = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    state = start + numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)) * 2.0**-53
 
 
 def usable(mixture: Mixture, shape: RowShape) -> list[Int[np.ndarray, "K"]]:

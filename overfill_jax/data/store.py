@@ -104,9 +104,10 @@ def load_tokens(
       folder: holds the tokens of any number of sources.
 
     Raises:
-      InputError: `source` cannot be read or holds no usable row.
+      InputError: `source` cannot be read, holds no usable row, or differs between processes.
     """
     digest = _digest(source, split, tokenizer, options)
+    check_same_everywhere(source, digest)
     place = folder / f"{source.stem}-{digest[:16]}"
     tokens = _stored(place, digest)
     if tokens is not None:
@@ -119,6 +120,21 @@ def load_tokens(
         time.sleep(1)  # if process 0 fails instead, it takes this process with it
         tokens = _stored(place, digest)
     return tokens
+
+
+def check_same_everywhere(source: Path, digest: str) -> None:
+    """Refuses a source that is not the same for all processes; to be called by all of them.
+
+    Raises:
+      InputError: in every process; names the source, and which of them have the same.
+    """
+    found = distributed.who_says(distributed.gather(digest, distributed.WORK_TIMEOUT))
+    if len(found) > 1:
+        contents = ", ".join(f"{one[:16]} in process {who}" for one, who in found.items())
+        raise InputError(
+            f"{source}: found different contents on different hosts (digest {contents}), "
+            "expected the same"
+        )
 
 
 def _digest(source: Path, split: str, tokenizer: Path, options: ReadOptions) -> str:

@@ -13,6 +13,7 @@ from absl import logging
 from jaxtyping import Float
 from tqdm import tqdm
 
+from overfill_jax import files
 from overfill_jax.data.batches import evaluation_batches
 from overfill_jax.data.chat import load_template
 from overfill_jax.data.instructions import Example, Rejected, load_examples, read_options
@@ -23,7 +24,13 @@ from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
 from overfill_jax.evaluation.answer_loss import answer_loss
 from overfill_jax.evaluation.matching import find_match
 from overfill_jax.evaluation.results import Result, Verdict
-from overfill_jax.evaluation.systems import FULL, System, find_systems, missing_folders
+from overfill_jax.evaluation.systems import (
+    FULL,
+    System,
+    choose_fitting,
+    find_systems,
+    missing_folders,
+)
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator, check_prompt
 from overfill_jax.inference.sampling import GREEDY
@@ -31,7 +38,7 @@ from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
 from overfill_jax.model.transformer import Model
 from overfill_jax.training.objective import answer_log_likelihoods
 from overfill_jax.two_stage import FIRST_TOKEN
-from overfill_jax.weights.folders import check_pair, load_config, load_model
+from overfill_jax.weights.folders import load_config, load_model
 
 # Answer slots of a row whose logits exist at a time.
 LOSS_CHUNK = 64
@@ -65,8 +72,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Evaluates every system in `workdir`; writes results/, report/ and a table to the console."""
     c = config.evaluate
     present, missing = find_systems(workdir)
+    present = choose_fitting(present, workdir, c.first_token)
     for system in present:
-        check_pair(workdir / system.reader, workdir / system.writer, c.first_token)
+        files.check_writable(*results.paths(system, workdir / "results"))
+    files.check_writable(*report.paths(workdir).values())
     task, rejected = load_task(config, workdir)
     check_prompts(task, present, c.source, workdir)
     for system in missing:

@@ -21,6 +21,12 @@ SHOWN = 400  # characters of a sample's prompt or answer
 LINES_SHOWN = 10
 
 
+def paths(workdir: Path) -> dict[str, Path]:
+    """What `write` writes, by name."""
+    names = ("summary.json", "accuracy.png", "loss.png", "report.md")
+    return {name: workdir / "report" / name for name in names}
+
+
 def write(
     results: Sequence[Result],
     settings: dict,
@@ -29,10 +35,10 @@ def write(
     workdir: Path,
 ) -> Path:
     """Writes report/report.md, which it returns, with its plots, and report/summary.json."""
-    folder = workdir / "report"
-    files.write_json(folder / "summary.json", summary(results))
-    plots.accuracy_plot(results, folder / "accuracy.png")
-    plots.loss_plot(results, folder / "loss.png")
+    path = paths(workdir)
+    files.write_json(path["summary.json"], summary(results))
+    plots.accuracy_plot(results, path["accuracy.png"])
+    plots.loss_plot(results, path["loss.png"])
     sections = [
         _introduction(results, settings),
         as_markdown(comparison(results)),
@@ -48,9 +54,8 @@ def write(
         _times(results),
         _rejections(rejected),
     ]
-    path = folder / "report.md"
-    files.write_text(path, "\n\n".join(filter(None, sections)) + "\n")
-    return path
+    files.write_text(path["report.md"], "\n\n".join(filter(None, sections)) + "\n")
+    return path["report.md"]
 
 
 def choose_samples(result: Result, count: int) -> list[int]:

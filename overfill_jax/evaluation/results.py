@@ -53,18 +53,23 @@ class Result:
     seconds: dict[str, float]
 
 
+def paths(system: System, folder: Path) -> tuple[Path, Path]:
+    """Where `save` writes every prompt with its answer, and the rest."""
+    return folder / f"{system.name}.jsonl", folder / f"{system.name}.json"
+
+
 def save(result: Result, settings: dict, folder: Path) -> None:
     """Writes `<system>.jsonl`, every prompt with its answer, and then `<system>.json`, the rest."""
-    name = result.system.name
+    answers, rest = paths(result.system, folder)
     lines = [json.dumps(dataclasses.asdict(v), ensure_ascii=False) for v in result.verdicts]
-    files.write_text(folder / f"{name}.jsonl", "".join(line + "\n" for line in lines))
+    files.write_text(answers, "".join(line + "\n" for line in lines))
     summary = {
         field.name: getattr(result, field.name)
         for field in dataclasses.fields(result)
         if field.name != "verdicts"
     }
     plain = {key: _plain(value) for key, value in summary.items()}
-    files.write_json(folder / f"{name}.json", plain | {"settings": settings})
+    files.write_json(rest, plain | {"settings": settings})
 
 
 def _plain(value: object) -> object:

@@ -1,9 +1,14 @@
 """Which systems a workdir holds: pairs of a model that reads the prompt and one that answers."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
+from absl import logging
+
 from overfill_jax.errors import InputError
+from overfill_jax.weights.folders import load_fingerprint, load_origin
+from overfill_jax.weights.origin import misfit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,7 @@ class System:
         return tuple(dict.fromkeys((self.reader, self.writer)))
 
 
+PRUNED = "pruned"
 FULL = System("full", "full", "full", "full")
 TWO_STAGE = System("two_stage", "two-stage", "full", "decoder")
 PRUNED_TUNED = System(
@@ -41,8 +47,8 @@ SYSTEMS = (
     System("scratch", "scratch", "baselines/scratch", "baselines/scratch"),
     # What training behind the cache does to the decoder by itself, and what the cache does alone.
     System("decoder_alone", "decoder alone", "decoder", "decoder"),
-    System("pruned_untrained", "pruned, untrained", "pruned", "pruned"),
-    System("pruned_two_stage_untrained", "two-stage, untrained", "full", "pruned"),
+    System("pruned_untrained", "pruned, untrained", PRUNED, PRUNED),
+    System("pruned_two_stage_untrained", "two-stage, untrained", "full", PRUNED),
 )
 
 
@@ -64,3 +70,43 @@ def find_systems(workdir: Path) -> tuple[list[System], list[System]]:
 def missing_folders(system: System, workdir: Path) -> list[str]:
     """The folders that a system needs and the workdir lacks."""
     return [folder for folder in system.folders if not (workdir / folder).is_dir()]
+
+
+def choose_fitting(systems: Sequence[System], workdir: Path, first_token: str) -> list[System]:
+    """The systems that belong to the full and the pruned model that the workdir has now.
+
+    The others, of a former full model or cut or of another first token, are told and left out:
+    beside the rest they would be a comparison of nothing.
+
+    Raises:
+      InputError: nothing but the full model is left; with the reason of the first left out.
+    """
+    reasons = {system: find_misfit(system, workdir, first_token) for system in systems}
+    fitting = [system for system, reason in reasons.items() if not reason]
+    left_out = {system: reason for system, reason in reasons.items() if reason}
+    if left_out and fitting == [FULL]:
+        raise InputError(
+            f"{workdir}: no system belongs to its models; {next(iter(left_out.values()))}"
+        )
+    for system, reason in left_out.items():
+        logging.warning("%s: left out; %s", system.title, reason)
+    folders = dict.fromkeys(folder for system in fitting for folder in system.folders)
+    for folder in folders:
+        if folder != FULL.reader and load_origin(workdir / folder) is None:
+            logging.warning("%s: says not what it came from; taken as it is", workdir / folder)
+    return fitting
+
+
+def find_misfit(system: System, workdir: Path, first_token: str) -> str:
+    """Why a system does not belong to the workdir's full and pruned model; '' where it does."""
+    for folder in system.folders:
+        origin = load_origin(workdir / folder)
+        if folder == FULL.reader or origin is None:
+            continue
+        # Of a pair that was trained together, the writer is of its reader's making.
+        alone = folder == system.reader
+        full = load_fingerprint(workdir / (FULL.reader if alone else system.reader))
+        pruned = load_fingerprint(workdir / PRUNED) if (workdir / PRUNED).is_dir() else None
+        if reason := misfit(origin, full, pruned, None if alone else first_token):
+            return f"{workdir / folder}: {reason}"
+    return ""

@@ -72,19 +72,19 @@ def step_duration(work: Workload, memory: Memory, chip: Chip, link: float) -> Du
 def received_bytes(work: Workload) -> float:
     """Bytes that reach a chip in a step: split weights are gathered, gradients and streams summed.
 
-    In every micro-batch the full model's weights come once, and the decoder's forward and
-    backward; its gradients are summed over the parts of the batch. The unembedding does all that
-    for every chunk of the losses. With a tensor axis each layer's stream is summed after
-    attention and after the MLP: once forward, recomputed, and backward.
+    In every micro-batch the full model's weights come once, and those of the decoder's layers
+    forward and backward; its gradients are summed over the parts of the batch. The losses gather
+    the unembedding once and sum its gradient in float32. With a tensor axis each layer's stream
+    is summed after attention and after the MLP: once forward, recomputed, and backward.
     """
     data, fsdp, tensor = (work.mesh.shape[axis] for axis in AXES)
     width = jnp.dtype(work.decoder.dtype).itemsize
     full, decoder = (width * parameters(config) / tensor for config in (work.full, work.decoder))
     unembedding = width * work.decoder.vocab_size * work.decoder.hidden_size / tensor
-    again = math.ceil(work.answer_slots / work.loss_chunk) - 1
-    trained = decoder + again * unembedding
-    gathered = (full + 2 * trained) * (1 - 1 / fsdp)
+    layers = decoder - unembedding
+    gathered = (full + 2 * layers + unembedding) * (1 - 1 / fsdp)
     # What is held whole receives the others' parts, and then their sums.
+    trained = layers + unembedding * 4 / width
     summed = trained * (1 - 1 / (data * fsdp)) * (2 if data > 1 else 1)
     rows = work.rows // (work.accumulation * data * fsdp)
     passes = {"none": 4, "dots": 4, "full": 6}[work.remat]

@@ -13,15 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from overfill_jax.chips import Chip
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import partition
 from overfill_jax.model.transformer import abstract, logical_axes
 from overfill_jax.planning.workload import Workload
-
-# The TPU compiler sums the gradient of a split unembedding piece by piece, and never holds it
-# whole, where multiplying takes longer than this share of the time that sending takes.
-PIECEWISE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +37,11 @@ class Memory:
         return sum(self.parts.values())
 
 
-def step_memory(work: Workload, chip: Chip) -> Memory:
+def step_memory(work: Workload) -> Memory:
     """Memory of a chip at the peak of a step."""
     frozen, undivided = weight_bytes(work.full, work.frozen_dtype, work.mesh)
     masters, more = weight_bytes(work.decoder, "float32", work.mesh)
-    losses, layer = _losses(work, chip), _layer(work)
+    losses, layer = _losses(work), _layer(work)
     at_peak = "logits chunk, unembedding" if losses > layer else "one layer's backward pass"
     return Memory(
         parts={
@@ -97,24 +92,16 @@ def saved_bytes(work: Workload) -> int:
     return c.num_layers * _rows(work) * work.answer_slots * kept * _width(work)
 
 
-def _losses(work: Workload, chip: Chip) -> int:
-    """While the losses of a chunk are differentiated: its logits, and the unembedding."""
+def _losses(work: Workload) -> int:
+    """During the losses: a chunk's logits, the gathered unembedding and its float32 gradient."""
     c = work.decoder
-    tokens = _rows(work) * min(work.loss_chunk, work.answer_slots)
     vocabulary = _part(work, c.vocab_size)
-    logits = 4 * tokens * vocabulary
-    unembedding = vocabulary * c.hidden_size * _width(work)
+    logits = 4 * _rows(work) * min(work.loss_chunk, work.answer_slots) * vocabulary
+    total = logits + (_width(work) + 4) * vocabulary * c.hidden_size
     if work.divergence:
         hidden = _rows(work) * work.answer_slots * work.full.hidden_size
-        target = logits + hidden * _width(work)
-    else:
-        target = 0
-    fsdp = work.mesh.shape["fsdp"]
-    split = chip.kind == "tpu" and fsdp > 1 and c.hidden_size % fsdp == 0
-    # Time of a product of [tokens, V] and [tokens, D] over that of sending [V, D].
-    if split and tokens * chip.links > PIECEWISE * chip.flops:
-        return 2 * logits + unembedding // 2 + target
-    return 4 * logits + 2 * unembedding + target
+        total += logits + _width(work) * (vocabulary * work.full.hidden_size + hidden)
+    return total
 
 
 def _layer(work: Workload) -> int:

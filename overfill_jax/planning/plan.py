@@ -37,7 +37,7 @@ def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
     chip = find_chip(c.chip)
     topology = parse_topology(chip, c.topology)
     work = read_workload(config, math.prod(topology))
-    memory = step_memory(work, chip)
+    memory = step_memory(work)
     duration = step_duration(work, memory, chip, link_speed(chip, topology))
     return report.Plan(
         chip=chip,

@@ -1,19 +1,29 @@
 """The calibrate stage: full/ and text into importance.npz and the samples it was measured on."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
 from absl import logging
 
+from overfill_jax import files
 from overfill_jax.data.chat import load_template
-from overfill_jax.data.instructions import load_examples, read_options
+from overfill_jax.data.instructions import (
+    Example,
+    Rejected,
+    read_examples,
+    read_options,
+    report,
+)
 from overfill_jax.data.tokenizers import check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.pruning.importance import measure_importance, save_importance
 from overfill_jax.pruning.samples import (
     POSITIONS,
     ROWS,
+    Row,
     Samples,
     from_examples,
     join,
@@ -28,6 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Measures channel importance by one pass over the text of `config.calibrate.source`."""
     c = config.calibrate
     check_dtype("calibrate.dtype", c.dtype)
+    files.check_writable(workdir / "calibration.npz", workdir / "importance.npz")
     samples = gather(config, workdir)
     model = load_model(workdir / "full")
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=c.dtype))
@@ -69,13 +80,31 @@ def gather(config: ml_collections.ConfigDict, workdir: Path) -> Samples:
     if source.suffix == ".txt":
         if c.positions == "answer":
             raise InputError(f"calibrate.positions: {source} is plain text and has no answers")
-        rows = read_text(source, tokenizer)
-        starts = [0] * len(rows)
-    else:
-        template = load_template(full)
-        options = read_options(config.text)
-        examples, _ = load_examples(source, c.split, tokenizer, template, options)
-        rows, starts = from_examples(examples, c.positions)
+        return choose_samples(read_text(source, tokenizer), c)
+    rejected: list[Rejected] = []
+    template, options = load_template(full), read_options(config.text)
+    examples = read_examples(source, c.split, tokenizer, template, options, rejected)
+    with contextlib.closing(reported(source, examples, rejected)) as examples:
+        return choose_samples(from_examples(examples), c)
+
+
+def choose_samples(rows: Iterable[Row], c: ml_collections.ConfigDict) -> Samples:
+    """Takes of the rows what `config.calibrate` asks for, and reads no more than that needs."""
     if c.rows == "packed":
         return join(rows, c.samples, c.length)
-    return select(rows, starts, c.samples, c.length, longest=c.rows == "longest")
+    return select(rows, c.positions, c.samples, c.length, longest=c.rows == "longest")
+
+
+def reported(
+    source: Path, examples: Iterable[Example], rejected: Sequence[Rejected]
+) -> Iterator[Example]:
+    """The same examples; tells what was rejected on the way, once no more of them are wanted.
+
+    Raises:
+      InputError: there is none.
+    """
+    number = 0
+    with contextlib.suppress(GeneratorExit):
+        for number, example in enumerate(examples, 1):  # noqa: B007
+            yield example
+    report(source, number, rejected)

@@ -24,23 +24,27 @@ from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import load_importance
 from overfill_jax.pruning.samples import Samples, load_samples
 from overfill_jax.pruning.text_loss import text_loss
-from overfill_jax.weights.folders import fingerprint, load_model, save_model
+from overfill_jax.weights.folders import OURS, check_target, fingerprint, load_model, save_model
 from overfill_jax.weights.official_indices import load_indices
 from overfill_jax.weights.origin import Origin
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Cuts the full model to the widths of `config.prune` and says what that costs."""
+    target, channels = workdir / "pruned", workdir / "kept.npz"
+    told = workdir / "results" / "prune.json"
+    check_target(target, OURS, workdir / "full")
+    files.check_writable(channels, told)
     full = load_model(workdir / "full")
     identity = fingerprint(full)
     kept = choose_channels(config, full.config, identity, workdir)
     pruned = cut(full, kept)
     losses = measure_losses(config, full, pruned, workdir / "calibration.npz")
-    save_model(workdir / "pruned", pruned, workdir / "full", Origin(identity, first_token=None))
-    save_kept(workdir / "kept.npz", kept)
+    save_model(target, pruned, workdir / "full", Origin(identity, first_token=None))
+    save_kept(channels, kept)
     dtype = full.params["embed"]["embedding"].dtype.name
     report = {"loss_on_calibration_text": losses, **size_report(full.config, pruned.config, dtype)}
-    files.write_json(workdir / "results" / "prune.json", report)
+    files.write_json(told, report)
     for line in format_report(report):
         logging.info("%s", line)
 
@@ -69,10 +73,12 @@ def choose_channels(
 
 def measure_losses(
     config: ml_collections.ConfigDict, full: Model, pruned: Model, path: Path
-) -> dict[str, float] | None:
+) -> dict[str, float | str] | None:
     """Nats per token on the calibration text, of the full model and of the untrained copy.
 
-    None where there is no such text, as for indices that were released.
+    Where the text has answers, only these count: prompts are never asked for, and even a good
+    model may have learnt nothing of them. `positions` says which. None where there is no such
+    text, as for indices that were released.
 
     Raises:
       InputError: the samples are not those of this model's tokenizer.
@@ -83,7 +89,9 @@ def measure_losses(
     samples = load_samples(path)
     check_samples(samples, full.config, path)
     c = config.calibrate
-    losses = {}
+    answers = samples.of_answers()
+    losses: dict[str, float | str] = {"positions": "answer" if answers else "all"}
+    samples = answers or samples
     for name, model in (("full", full), ("pruned", pruned)):
         shape = dataclasses.replace(model.config, dtype=c.dtype)
         losses[name] = text_loss(Model(shape, model.params), samples.batches(c.batch_size))
@@ -136,8 +144,9 @@ def format_report(report: dict) -> list[str]:
     lines = [f"{a:24} {b:>16} {c:>16} {d:>8}" for a, b, c, d in rows]
     losses = report["loss_on_calibration_text"]
     if losses:
+        of = {"answer": "answers in the", "all": "whole"}[losses["positions"]]
         lines.append(
-            f"loss on the calibration text before training: full {losses['full']:.3f}, "
+            f"loss on the {of} calibration text before training: full {losses['full']:.3f}, "
             f"pruned {losses['pruned']:.3f} nats per token"
         )
     return lines

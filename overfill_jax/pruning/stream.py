@@ -18,7 +18,12 @@ SLOTS = 64
 def text_batches(
     text: Iterable[str], tokenizer: Tokenizer, length: int, batch_size: int
 ) -> Iterator[CalibrationBatch]:
-    """Batches of `batch_size` lines, cut at `length` tokens; blank lines are no samples."""
+    """Batches of `batch_size` lines, cut at `length` tokens; blank lines are no samples.
+
+    Raises:
+      InputError: a sample is no text.
+    """
+    text = (_as_text(number, line) for number, line in enumerate(text))
     rows = (row[:length] for line in text for row in encode_lines([line], tokenizer))
     while chunk := list(itertools.islice(rows, batch_size)):
         slots = -(-max(map(len, chunk)) // SLOTS) * SLOTS
@@ -38,16 +43,31 @@ def token_batches(
       InputError: one is no [B, T] of whole numbers, or holds a token that the model lacks.
     """
     for number, batch in enumerate(batches):
-        tokens = np.asarray(batch)
-        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+        tokens = _as_array(batch)
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or not tokens.size:
             raise InputError(
                 f"calibrate: batch {number} has shape {tokens.shape} and dtype {tokens.dtype}, "
                 "expected tokens [B, T]"
             )
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+        if not 0 <= tokens.min() <= tokens.max() < vocab_size:
             raise InputError(
                 f"calibrate: batch {number} has tokens {tokens.min()}..{tokens.max()}, expected "
                 f"0..{vocab_size - 1}"
             )
         every = np.ones(tokens.shape, bool)
         yield CalibrationBatch(tokens.astype(np.int32), every, every)
+
+
+def _as_text(number: int, line: object) -> str:
+    if not isinstance(line, str):
+        raise InputError(
+            f"calibrate: sample {number} is {type(line).__name__}, expected text as the first is"
+        )
+    return line
+
+
+def _as_array(batch: object) -> np.ndarray:
+    try:
+        return np.asarray(batch)
+    except ValueError:  # rows of different lengths
+        return np.asarray(None)

@@ -52,8 +52,8 @@ def fit(
     intervals: Intervals,
     checkpoints: Checkpoints,
     watch: Watch,
-) -> TrainState:
-    """Trains from `state.step` to `steps`.
+) -> None:
+    """Trains from `state.step` to `steps`; what comes of it is in `checkpoints`.
 
     Metrics are looked at one step late, so that the device never waits for the host, and before
     every save, so that no checkpoint holds a diverged state.
@@ -67,9 +67,6 @@ def fit(
       intervals: of logging, validation and checkpoints.
       checkpoints: of this run.
       watch: who is told.
-
-    Returns:
-      The state after the last step. The best by validation is in `checkpoints`.
 
     Raises:
       InputError: a loss, gradient or weight is not finite; the checkpoints saved before remain.
@@ -85,10 +82,10 @@ def fit(
                 watch.writer.write(pending[0], values | watch.pace.read())
 
     for step in range(first, steps + 1):
-        watch.profiler.at(step)
+        watch.profiler.at(step, pending)
         with watch.pace.waiting():
             batch = next(batches)
-        with watch.pace.stepping(step):
+        with watch.pace.stepping(step), jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = step_once(state, batch)
         look()
         pending = step, metrics
@@ -108,7 +105,6 @@ def fit(
         if preempted and step < steps:
             checkpoints.wait()
             raise distributed.Preempted(f"saved after step {step} of {steps}")
-    return state
 
 
 def state_tree(state: TrainState) -> dict:

@@ -14,12 +14,17 @@ class Profiler:
         self._start, self._stop = start, start + count
         self._tracing = False
 
-    def at(self, step: int) -> None:
-        """Called before each step."""
+    def at(self, step: int, before: object) -> None:
+        """Called before each step; `before` is what the last one returned, ready or not.
+
+        The device lags behind, and the trace is of its work.
+        """
         if self._start and step == self._start:
+            jax.block_until_ready(before)
             jax.profiler.start_trace(str(self._folder))
             self._tracing = True
-        elif step >= self._stop:
+        elif self._tracing and step >= self._stop:
+            jax.block_until_ready(before)
             self.close()
 
     def close(self) -> None:

@@ -7,9 +7,9 @@ import ml_collections
 from overfill_jax import distributed, files
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader
 from overfill_jax.errors import InputError
-from overfill_jax.model.transformer import REMAT_POLICIES, Model
+from overfill_jax.model.transformer import REMAT_POLICIES
 from overfill_jax.two_stage import FIRST_TOKEN
-from overfill_jax.weights.folders import check_dtype, fingerprint
+from overfill_jax.weights.folders import check_dtype
 
 # How often to look or save, and how to compute, does not change what is learnt; of data the
 # content counts.
@@ -17,6 +17,8 @@ FREE = (
     *("log_every", "validate_every", "checkpoint_every", "keep_last", "profile_at"),
     *("profile_steps", "source", "validation", "remat", "loss_chunk", "accumulation"),
 )
+
+PATH, FINGERPRINT = "path of ", "fingerprint of "  # of each model of the run, by its name
 
 CHOICES = {"first_token": FIRST_TOKEN, "remat": ("none", *REMAT_POLICIES)}
 AT_LEAST = {
@@ -59,21 +61,23 @@ def check_settings(c: ml_collections.ConfigDict) -> None:
 
 def run_settings(
     config: ml_collections.ConfigDict,
-    models: dict[str, Model],
+    folders: dict[str, Path],
+    fingerprints: dict[str, str],
     steps: int,
     training: TrainingLoader,
     validation: ValidationLoader,
 ) -> dict[str, object]:
-    """All that decides what the run learns, flat and as JSON knows it."""
+    """All that decides what the run learns, and where its models are, flat and as JSON knows it."""
     train = {f"train.{k}": v for k, v in config.train.items() if k not in FREE}
-    weights = {f"fingerprint of {name}": fingerprint(m) for name, m in models.items()}
+    models = {f"{PATH}{name}": str(folder.resolve()) for name, folder in folders.items()}
+    models |= {f"{FINGERPRINT}{name}": found for name, found in fingerprints.items()}
     return {
         "seed": config.seed,
         "steps in all": steps,
         "training data": training.digest,
         "validation data": validation.digest,
         **train,
-        **weights,
+        **models,
     }
 
 
@@ -92,10 +96,20 @@ def check_same_run(path: Path, settings: dict[str, object], latest: int | None) 
             f"{path}: missing, while there are checkpoints of its run; remove these to begin anew"
         )
     before = files.read_json(path)
-    differing = [k for k in sorted(settings | before) if settings.get(k) != before.get(k)]
+    # A model is the same wherever it lies.
+    keys = (key for key in sorted(settings | before) if not key.startswith(PATH))
+    differing = [key for key in keys if settings.get(key) != before.get(key)]
     if differing:
-        changes = ", ".join(f"{k} was {before.get(k)!r}, is {settings.get(k)!r}" for k in differing)
+        changes = ", ".join(
+            f"{key} was {_told(before, key)}, is {_told(settings, key)}" for key in differing
+        )
         raise InputError(
             f"{path.parent}: holds a run with other settings ({changes}); remove it and its "
             "checkpoints, or use another workdir"
         )
+
+
+def _told(settings: dict[str, object], key: str) -> str:
+    """A setting's value; of a fingerprint, also the folder that it was taken of."""
+    path = settings.get(key.replace(FINGERPRINT, PATH, 1)) if FINGERPRINT in key else None
+    return f"{settings.get(key)!r}" + (f" ({path})" if path else "")

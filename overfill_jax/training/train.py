@@ -10,7 +10,7 @@ import ml_collections
 from absl import logging
 from jax.sharding import Mesh
 
-from overfill_jax import distributed
+from overfill_jax import distributed, files
 from overfill_jax.chips import local_chip
 from overfill_jax.data.batches import Batch
 from overfill_jax.data.instructions import read_options
@@ -30,6 +30,8 @@ from overfill_jax.training.methods import Method, choose_method
 from overfill_jax.training.metrics import MetricsWriter
 from overfill_jax.training.pace import Pace
 from overfill_jax.training.placement import (
+    Placement,
+    abstract_state,
     check_batch,
     compile_steps,
     make_placement,
@@ -45,7 +47,9 @@ from overfill_jax.weights.folders import (
     check_pair,
     fingerprint,
     load_config,
+    load_fingerprint,
     load_model,
+    load_origin,
     save_model,
 )
 from overfill_jax.weights.origin import Origin
@@ -66,9 +70,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     setup = make_setup(c, method, configs, steps)
     with jax.set_mesh(mesh):
         models = load_models(config, configs, mesh, workdir)
-        settings = run_settings(config, models, steps, training, validation)
+        prints = {name: fingerprint(model) for name, model in models.items()}
+        folders = {name: workdir / FOLDERS[name] for name in models}
+        settings = run_settings(config, folders, prints, steps, training, validation)
         best = train(config, method, setup, models, training, validation, settings, workdir)
-        save_outputs(method, models, best, c.first_token, workdir)
+        save_outputs(method, models, best, prints, c.first_token, workdir)
 
 
 def train(
@@ -81,19 +87,24 @@ def train(
     settings: dict[str, object],
     workdir: Path,
 ) -> dict[str, Params]:
-    """Trains, or goes on where the last checkpoint stands; the best weights by validation loss."""
+    """Trains, or goes on where the last checkpoint stands; the best weights by validation loss.
+
+    Of what is trained, `models` keeps the shapes and dtypes alone: beside the state, and beside
+    the best weights at the end, the devices hold no other copy.
+    """
     c = config.train
     mesh = jax.sharding.get_mesh()
     placement = make_placement(setup, mesh)
     frozen = {name: m.params for name, m in models.items() if name not in method.trained}
-    begin = jax.jit(functools.partial(init_state, setup), out_shardings=placement.state)
-    state = begin({name: models[name].params for name in sorted(method.trained)})
     step_once, validate = compile_steps(setup, placement)
     folder, steps = workdir / "metrics" / method.name, settings["steps in all"]
     put = functools.partial(to_devices, count=c.batch_size, sharding=placement.batch)
     with Checkpoints(workdir / "checkpoints" / method.name, c.keep_last) as checkpoints:
         check_same_run(folder / "run.json", settings, checkpoints.latest)
-        state = resume(checkpoints, state)
+        if distributed.is_main():
+            # Not left to the end of the stage, which a run that is killed never sees.
+            files.write_text(workdir / f"configs/train.{c.method}.yaml", config.to_yaml())
+        state = first_state(checkpoints, setup, placement, models)
         logging.info("training %s: %d steps of %d rows", method.name, steps, c.batch_size)
         watch = Watch(
             MetricsWriter(folder, steps, int(state.step)),
@@ -101,7 +112,7 @@ def train(
             Profiler(folder / "profile", c.profile_at, c.profile_steps),
         )
         try:
-            state = fit(
+            fit(
                 lambda state, batch: step_once(state, frozen, batch),
                 lambda state: validation_loss(validate, state, frozen, validation, put),
                 state,
@@ -113,7 +124,9 @@ def train(
             )
         finally:
             watch.close()
-        best = checkpoints.restore_best(abstract_tree(state))
+        del state  # of a run that was finished before; all others have donated it
+        wanted = abstract_tree(setup, placement)
+        best = checkpoints.restore_best({"params": wanted["params"]}, partial=True)
     if distributed.is_main():
         plot_curves(folder, method.name)
     return best["params"]
@@ -216,19 +229,33 @@ def load_data(
     )
 
 
-def resume(checkpoints: Checkpoints, state: TrainState) -> TrainState:
-    """The newest saved state that can be read, or the given one where nothing is saved yet."""
-    found = checkpoints.restore_newest(abstract_tree(state))
-    if found is None:
-        return state
+def first_state(
+    checkpoints: Checkpoints, setup: Setup, placement: Placement, models: dict[str, Model]
+) -> TrainState:
+    """The newest saved state that can be read, or that of step 0 where nothing is saved yet.
+
+    Takes the weights of what is trained out of `models`, and leaves their shapes.
+    """
+    weights = {name: models[name].params for name in sorted(setup.trained)}
+    for name, params in weights.items():
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        models[name] = dataclasses.replace(models[name], params=shapes)
+    del params
+    if checkpoints.latest is None:
+        begin = jax.jit(functools.partial(init_state, setup), out_shardings=placement.state)
+        return begin(weights)
+    del weights  # before as much is read from the disk
+    found = checkpoints.restore_newest(abstract_tree(setup, placement))
     logging.info("resuming after step %d", int(found["step"]))
     return TrainState(**found)
 
 
-def abstract_tree(state: TrainState) -> dict:
-    """Shapes, dtypes and shardings of a state, to restore one like it."""
+def abstract_tree(setup: Setup, placement: Placement) -> dict:
+    """Shapes, dtypes and shardings of a run's state, to restore one."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_tree(state)
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        state_tree(abstract_state(setup)),
+        state_tree(placement.state),
     )
 
 
@@ -236,18 +263,26 @@ def save_outputs(
     method: Method,
     models: dict[str, Model],
     best: dict[str, Params],
+    before: dict[str, str],
     first_token: str,
     workdir: Path,
 ) -> None:
-    """Writes the trained models in the dtype that their weights came in."""
+    """Writes the trained models in the dtype that their weights came in, with what they are of."""
     trained = {
         name: dataclasses.replace(models[name], params=_cast_like(best[name], models[name].params))
         for name in sorted(method.outputs)
     }
+    if method.name == "scratch":  # only the shape is the pruned model's
+        before = {**before, "decoder": load_fingerprint(workdir / FOLDERS["decoder"])}
     for name, model in trained.items():
-        origin = None
-        if name == "decoder" and method.reader == "full":
-            origin = Origin(fingerprint(trained.get("full", models["full"])), first_token)
+        if name == "full":
+            origin = Origin(before["full"], first_token=None)
+        elif method.reader == "full":
+            full = fingerprint(trained["full"]) if "full" in trained else before["full"]
+            origin = Origin(full, first_token, before["decoder"])
+        else:
+            cut = load_origin(workdir / FOLDERS["decoder"])
+            origin = Origin(cut and cut.full, None, before["decoder"])
         folder = workdir / method.outputs[name]
         save_model(folder, model, workdir / FOLDERS[name], origin)
         logging.info("saved %s", folder)

@@ -5,6 +5,8 @@ asked for. No other module knows which version of Orbax this is.
 """
 
 import contextlib
+import itertools
+import logging as standard_logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,8 @@ class Checkpoints:
             )
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+        self._failures = _SaveFailures(folder)
+        logging.get_absl_logger().addFilter(self._failures)
 
     @property
     def latest(self) -> int | None:
@@ -62,9 +66,7 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """The step with the smallest validation loss, the newest of equals; or None."""
-        found = [c for c in self._checkpointer.checkpoints if c.metrics]
-        ranked = [(c.metrics[BEST_METRIC], -c.step) for c in found]
-        return -min(ranked)[1] if ranked else None
+        return next(iter(self._ranked()), None)
 
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None) -> None:
         """Saves `state`, in the background.
@@ -90,17 +92,18 @@ class Checkpoints:
         self.wait()
         while self.latest is not None:
             step = self._folder / str(self.latest)
-            try:
-                return load_tree(step, abstract)
-            except DamagedError as error:
-                damaged = f"{error}; it is now {step.name}.damaged"
+            state, damage = self._read(step, abstract, partial=False)
+            if not damage:
+                return state
+            aside = step.with_name(distributed.broadcast(_free_name(step)))
             if distributed.is_main():
-                step.rename(step.with_name(f"{step.name}.damaged"))
+                step.rename(aside)
             distributed.barrier("damaged checkpoint moved aside")
             self._checkpointer.reload()
+            damage = f"{damage}; it is now {aside.name}"
             if self.latest is None:
-                raise InputError(f"{damaged}, and there is none before it")
-            logging.warning("%s. Going on from step %d", damaged, self.latest)
+                raise InputError(f"{damage}, and there is none before it")
+            logging.warning("%s. Going on from step %d", damage, self.latest)
         return None
 
     def wait(self) -> None:
@@ -118,14 +121,28 @@ class Checkpoints:
         return load_tree(self._folder / str(step), abstract, partial)
 
     def restore_best(self, abstract: PyTree, partial: bool = False) -> PyTree:
-        """The state of the best step by validation loss.
+        """The state of the best step by validation loss that can be read.
+
+        Where all of these are damaged, that of the newest other step.
 
         Raises:
-          InputError: no step was saved with a validation loss, or see `load_tree`.
+          InputError: no step was saved with a validation loss, all are damaged, or see
+            `load_tree`.
         """
-        if self.best is None:
+        self.wait()
+        ranked = self._ranked()
+        if not ranked:
             raise InputError(f"{self._folder}: no checkpoint has a validation loss, expected one")
-        return self.restore(self.best, abstract, partial)
+        others = {c.step for c in self._checkpointer.checkpoints} - set(ranked)
+        damages = []
+        for step in (*ranked, *sorted(others, reverse=True)):
+            state, damage = self._read(self._folder / str(step), abstract, partial)
+            if not damage:
+                for one in damages:
+                    logging.warning("%s. Taking step %d in its place", one, step)
+                return state
+            damages.append(damage)
+        raise InputError(f"{damages[0]}, and no other can be read")
 
     def close(self) -> None:
         """Waits for the saves on their way.
@@ -135,28 +152,74 @@ class Checkpoints:
         """
         with self._disk_errors():
             self._checkpointer.close()
+        logging.get_absl_logger().removeFilter(self._failures)
+
+    def _ranked(self) -> list[int]:
+        """Steps with a validation loss: the best first, of equals the newest."""
+        found = [c for c in self._checkpointer.checkpoints if c.metrics]
+        return [c.step for c in sorted(found, key=lambda c: (c.metrics[BEST_METRIC], -c.step))]
+
+    def _read(self, step: Path, abstract: PyTree, partial: bool) -> tuple[PyTree | None, str]:
+        """A step's state, or None and the damage that any process has found in its part of it."""
+        try:
+            state, damage = load_tree(step, abstract, partial), ""
+        except DamagedError as error:
+            state, damage = None, str(error)
+        # Who has read its part must not go on with it while others go back to an older step.
+        found = [said for said in distributed.gather(damage, distributed.WORK_TIMEOUT) if said]
+        return (None, found[0]) if found else (state, "")
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise what they like
-            raise InputError(
-                f"{self._folder}: a checkpoint cannot be written ({_first_line(error)}); those "
-                "before it are kept"
-            ) from error
+            raise InputError(_unsaved(self._folder, error)) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self.close()
+    def __exit__(self, kind, error, _) -> None:
+        if error is None:
+            self.close()
+        elif distributed.process_count() == 1:
+            with contextlib.suppress(InputError):  # it would hide the one that came first
+                self.close()
+        # Of several processes, the others need not come to where a save waits for all of them.
+
+
+class _SaveFailures(standard_logging.Filter):
+    """Ends the job as soon as this process fails to write its part of a checkpoint.
+
+    Orbax raises the error only behind barriers that this process then never comes to, and the
+    others wait there for twenty minutes. But it logs it at once.
+    """
+
+    THREAD = "async_save"  # in which Orbax finishes a save, and knows that it failed
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self._folder = folder
+
+    def filter(self, record: standard_logging.LogRecord) -> bool:
+        """Looks on, and holds nothing back."""
+        failed = record.exc_info and record.threadName == self.THREAD
+        if failed and distributed.process_count() > 1:
+            distributed.fail(2, _unsaved(self._folder, record.exc_info[1]))
+        return True
 
 
 def save_tree(folder: Path, tree: PyTree) -> None:
-    """Writes arrays to a new folder."""
+    """Writes arrays to a new folder.
+
+    Raises:
+      InputError: it cannot be written.
+    """
     with _context():
-        ocp.save(folder.absolute(), tree)
+        try:
+            ocp.save(folder.absolute(), tree)
+        except Exception as error:  # Orbax and TensorStore raise what they like
+            raise InputError(f"{folder}: cannot be written ({_reason(error)})") from error
 
 
 def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
@@ -178,6 +241,9 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or alone), abstract
     )
     context = _context()
+    # Each process reads for itself: where one fails, no other waits for it.
+    context.multiprocessing.active_processes = {distributed.process_index()}
+    context.multiprocessing.primary_host = distributed.process_index()
     context.pytree.loading.partial_load = partial
     # One array at a time beside those already there; the limit itself counts as too much.
     sizes = [x.size * x.dtype.itemsize for x in (*found.values(), *jax.tree.leaves(abstract))]
@@ -186,7 +252,7 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
         try:
             return ocp.load(folder.absolute(), placed)
         except Exception as error:  # Orbax and TensorStore raise what they like
-            raise DamagedError(f"{folder}: damaged checkpoint ({_first_line(error)})") from error
+            raise DamagedError(f"{folder}: damaged checkpoint ({_reason(error)})") from error
 
 
 def stored_arrays(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -198,11 +264,12 @@ def stored_arrays(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected a checkpoint")
     try:
-        tree = ocp.metadata(folder.absolute()).metadata
+        with _muted():
+            tree = ocp.metadata(folder.absolute()).metadata
     except Exception as error:  # Orbax and TensorStore raise what they like
-        raise DamagedError(f"{folder}: not a checkpoint ({_first_line(error)})") from error
+        raise DamagedError(f"{folder}: not a checkpoint ({_reason(error)})") from error
     if tree is None:  # what Orbax makes of a description that is cut short
-        raise DamagedError(f"{folder}: not a checkpoint (its description cannot be read)")
+        raise DamagedError(f"{folder}: damaged checkpoint (its description cannot be read)")
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _by_name(tree).items()}
 
 
@@ -231,8 +298,37 @@ def _by_name(tree: PyTree) -> dict[str, Any]:
 def _context() -> ocp.Context:
     context = ocp.Context()
     context.array.saving.use_compression = False  # ten times faster, and weights hardly shrink
+    # A folder that cannot be made is told at once; in the background it is waited for in vain.
+    context.asynchronous.create_directories_asynchronously = False
     return context
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _free_name(step: Path) -> str:
+    """For a damaged step; one of that number may have been damaged before."""
+    name = f"{step.name}.damaged"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not step.with_name(name).exists())
+
+
+def _unsaved(folder: Path, error: BaseException) -> str:
+    return f"{folder}: a checkpoint cannot be written ({_reason(error)}); those before it are kept"
+
+
+def _reason(error: Exception) -> str:
+    """In a few words: Orbax wraps TensorStore's message, which ends in what was wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line.partition(" [source locations=")[0].rpartition('": ')[2]
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    # A description that is cut short is a warning of many lines to Orbax, and a refusal to us.
+    logger = logging.get_absl_logger()
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

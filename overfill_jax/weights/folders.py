@@ -42,7 +42,7 @@ def save_model(
       folder: a new or empty one, or one of ours to replace.
       model: what to write; parameters keep their dtype.
       tokenizer_source: the folder or file whose tokenizer goes along.
-      origin: of a decoder, what it belongs to; None for a model that stands alone.
+      origin: what the model came from; None where that is no model of ours.
 
     Raises:
       InputError: the folder holds something else, or the source; or it cannot be written.
@@ -113,7 +113,7 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def load_origin(folder: Path) -> Origin | None:
-    """What the model in a folder belongs to; None where that is nothing, or is not recorded.
+    """What the model in a folder came from; None where that is nothing, or is not recorded.
 
     Raises:
       InputError: config.json is broken.

@@ -1,5 +1,6 @@
 """Loaders: every example once an epoch, and batches that follow from the step alone."""
 
+import dataclasses
 import itertools
 import time
 from collections import Counter
@@ -10,10 +11,12 @@ import pytest
 from absl import logging
 from ml_collections import ConfigDict
 
-from overfill_jax.data.instructions import read_options
+from overfill_jax.data.instructions import Example, read_options
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader, read_ahead
-from overfill_jax.data.mixture import load_mixture
+from overfill_jax.data.mixture import Mixture, load_mixture
+from overfill_jax.data.order import draw
 from overfill_jax.data.packing import RowShape, choose_shape, longest_shape, packed_shape
+from overfill_jax.data.store import from_examples
 from overfill_jax.errors import InputError
 from tests.data.examples import make_mixture, pieces_of
 
@@ -120,6 +123,70 @@ def test_cutoff_depends_on_the_example_and_not_on_its_place():
     narrow = TrainingLoader(mixture, RowShape(48, 200, packed=True), ROWS, 0, True)._order.epoch(1)
     for example, prompt in zip(narrow.examples.tolist(), narrow.prompts.tolist(), strict=True):
         assert prompt == min(by_example[example], 48)
+
+
+def cuts_of(mixture, shape, epoch=0, seed=0):
+    """How much of the answer moved, by line and by which of its examples it is."""
+    found = TrainingLoader(mixture, shape, 1, seed, True)._order.epoch(epoch)
+    moved = (found.prompts - mixture.prompts[found.examples]).tolist()
+    tokens, seen = mixture.parts[0].tokens, Counter()
+    cuts = {}
+    for example, cut in sorted(zip(found.examples.tolist(), moved, strict=True)):
+        line = tokens.rows[example]
+        cuts[line, seen[line]] = cut
+        seen[line] += 1
+    return cuts
+
+
+def of_lines(mixture, lines):
+    """The examples of the mixture's only part as those of `lines`; of line 0 there is none."""
+    tokens = mixture.parts[0].tokens
+    examples = [
+        Example(line, tokens.of(i)[: tokens.prompts[i]], tokens.of(i)[tokens.prompts[i] :], "", "")
+        for i, line in enumerate(lines)
+        if line
+    ]
+    return Mixture((dataclasses.replace(mixture.parts[0], tokens=from_examples(examples)),))
+
+
+WIDE = RowShape(300, 300, packed=True)
+
+
+@pytest.mark.parametrize("rejected", [0, 5, 20])
+def test_a_line_that_is_rejected_changes_no_other_ones_cut(rejected):
+    mixture = make_mixture(40, answers=(20, 200))
+    lines = [1 + i // 2 for i in range(40)]  # two examples each, as of a conversation
+    every = cuts_of(of_lines(mixture, lines), WIDE)
+    without = of_lines(mixture, [0 if line == rejected + 1 else line for line in lines])
+    fewer = cuts_of(without, WIDE)
+    assert fewer == {key: cut for key, cut in every.items() if key[0] != rejected + 1}
+    assert len(set(every.values())) > 25  # examples of one line are not cut alike
+
+
+def test_slots_change_no_cut_but_by_their_number():
+    mixture = of_lines(make_mixture(40, answers=(20, 200)), range(1, 41))
+    wide, narrow = (cuts_of(mixture, RowShape(slots, 300, packed=True)) for slots in (300, 30))
+    assert 0 < len(narrow) < 40  # some prompts alone are too long
+    prompts = dict(zip(range(1, 41), mixture.prompts.tolist(), strict=True))
+    for (line, turn), cut in narrow.items():
+        assert cut == min(wide[line, turn], 30 - prompts[line])
+
+
+def test_cuts_depend_on_seed_and_epoch():
+    mixture = make_mixture(40, answers=(20, 200))
+    cuts = [cuts_of(mixture, WIDE, *which) for which in ((0, 0), (1, 0), (0, 1), (0, 0))]
+    assert cuts[0] == cuts[3]
+    for one, other in itertools.combinations(cuts[:3], 2):
+        assert sum(one[key] == other[key] for key in one) < 8
+
+
+def test_drawn_numbers_are_uniform_and_independent():
+    drawn = draw((7, 2, 0), np.arange(100_000))
+    assert drawn.min() >= 0 and drawn.max() < 1
+    counts = np.histogram(drawn, 20, (0, 1))[0]
+    assert np.abs(counts - 5000).max() < 5 * np.sqrt(5000)
+    for other in (draw((7, 2, 0), np.arange(1, 100_001)), draw((8, 2, 0), np.arange(100_000))):
+        assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.015
 
 
 def test_weights_are_epochs_of_a_source_per_epoch():

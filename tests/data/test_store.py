@@ -152,6 +152,15 @@ def test_other_processes_wait_for_the_first(load, monkeypatch, writes):
     assert np.array_equal(found[0].ids, mine.ids)
 
 
+def test_a_source_that_other_hosts_have_not_is_refused(load, source, monkeypatch, writes):
+    monkeypatch.setattr(distributed, "gather", lambda own, _: [own, "another", own])
+    with pytest.raises(InputError) as caught:
+        load()
+    assert str(caught.value).startswith(f"{source}: found different contents on different hosts")
+    assert "in process 0, 2, another in process 1)" in str(caught.value)
+    assert not writes
+
+
 def test_a_mixture_counts_its_parts_through(source, chatml, tmp_path):
     other = write(tmp_path / "other.jsonl", 11)
     text = f"{source}*0.5, {other}*2"

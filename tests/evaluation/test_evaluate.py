@@ -248,15 +248,36 @@ def test_every_prompt_is_checked_before_the_first_loss(config, made, monkeypatch
         evaluate.run(config, made[0])
 
 
-def test_a_decoder_of_another_model_or_training_is_refused(config, made, tmp_path):
+@pytest.mark.parametrize("name", ["results", "report", "report/loss.png", "results/full.json"])
+def test_what_is_in_the_way_shows_before_the_first_loss(config, made, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(evaluate, "swap_models", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "full").symlink_to(made[0] / "full")
+    if "/" in name:
+        (tmp_path / name).mkdir(parents=True)
+    else:
+        (tmp_path / name).write_text("in the way")
+    with pytest.raises(InputError, match=f"{name}.*: (cannot be written|found a folder)"):
+        evaluate.run(config, tmp_path)
+
+
+def test_a_decoder_of_another_model_leaves_nothing_to_compare(config, made, tmp_path):
     shutil.copytree(made[0] / "full", tmp_path / "full")
-    for origin, message in (
-        (Origin("0123", "full"), "trained behind another full model"),
-        (Origin(load_fingerprint(tmp_path / "full"), "decoder"), "first_token 'decoder', found"),
-    ):
-        save_model(tmp_path / "decoder", made[2], made[0], origin)
-        with pytest.raises(InputError, match=f"decoder: .*{message}"):
-            evaluate.run(config, tmp_path)
+    save_model(tmp_path / "decoder", made[2], made[0], Origin("0123", "full"))
+    with pytest.raises(InputError, match=r"no system .*decoder: trained behind another full"):
+        evaluate.run(config, tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_system_of_another_training_does_not_block_the_others(config, made, tmp_path, caplog):
+    shutil.copytree(made[0] / "full", tmp_path / "full")
+    origin = Origin(load_fingerprint(tmp_path / "full"), "decoder")
+    save_model(tmp_path / "decoder", made[2], made[0], origin)
+    config.evaluate.rows = 2
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        evaluate.run(config, tmp_path)
+    assert "two-stage: left out; " in caplog.text
+    assert "trained with first_token 'decoder', found 'full'" in caplog.text
+    assert {path.stem for path in (tmp_path / "results").iterdir()} == {"full", "decoder_alone"}
 
 
 def test_a_tokenizer_larger_than_the_embedding(config, made, tmp_path):

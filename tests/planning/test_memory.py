@@ -40,31 +40,31 @@ def workload(name: str = "llama3_2_3b", mesh: tuple[int, int, int] = (1, 16, 1),
 @pytest.mark.parametrize(
     ("chip", "work", "compiled"),
     [
-        ("v5e", workload(), 3.897),
-        ("v5e", workload(rows=64), 3.913),
-        ("v5e", workload(rows=64, loss_chunk=64), 4.376),
-        ("v5e", workload(rows=128, accumulation=4), 4.236),
-        ("v5e", workload(remat="dots"), 5.756),
-        ("v5e", workload(remat="none"), 9.481),
-        ("v5e", workload(divergence=True), 4.199),
-        ("v5e", workload(mesh=(1, 4, 4)), 3.118),
-        ("v5p", workload(mesh=MESHES["v5p"], rows=64), 2.072),
-        ("v5p", workload(mesh=MESHES["v5p"], rows=64, remat="none"), 7.656),
+        ("v5e", workload(), 3.474),
+        ("v5e", workload(rows=64), 4.353),
+        ("v5e", workload(rows=64, loss_chunk=64), 3.986),
+        ("v5e", workload(rows=128, accumulation=4), 3.943),
+        ("v5e", workload(remat="dots"), 5.339),
+        ("v5e", workload(remat="none"), 9.085),
+        ("v5e", workload(divergence=True), 4.602),
+        ("v5e", workload(mesh=(1, 4, 4)), 3.112),
+        ("v5p", workload(mesh=MESHES["v5p"], rows=64), 2.647),
+        ("v5p", workload(mesh=MESHES["v5p"], rows=64, remat="none"), 8.231),
         ("v5p", workload(mesh=MESHES["v5p"], rows=64, widths=(1689, 4505)), 21.798),
-        ("v6e", workload(mesh=MESHES["v6e"], rows=64), 1.844),
-        ("v5e", workload("llama3_1_8b"), 6.759),
-        ("v5p", workload("llama3_1_8b", MESHES["v5p"], rows=64), 3.480),
-        ("v6e", workload("llama3_1_8b", MESHES["v6e"], rows=64), 2.957),
+        ("v6e", workload(mesh=MESHES["v6e"], rows=64), 1.916),
+        ("v5e", workload("llama3_1_8b"), 6.233),
+        ("v5p", workload("llama3_1_8b", MESHES["v5p"], rows=64), 4.405),
+        ("v6e", workload("llama3_1_8b", MESHES["v6e"], rows=64), 3.149),
     ],
     ids=lambda value: None if isinstance(value, Workload) else str(value),
 )
 def test_within_a_tenth_of_the_compiler(chip, work, compiled):
-    assert step_memory(work, CHIPS[chip]).total / GIB == pytest.approx(compiled, rel=0.1)
+    assert step_memory(work).total / GIB == pytest.approx(compiled, rel=0.1)
 
 
 def test_what_stays_is_exact():
     """The compiler's `argument_size_in_bytes` of the same step, but for padding."""
-    parts = step_memory(workload(), CHIPS["v5e"]).parts
+    parts = step_memory(workload()).parts
     stays = sum(parts[name] for name in ("frozen full weights", "float32 masters", "Adam moments"))
     batch = 8 * (32 // 16) * 1024 * 4
     assert stays + batch == pytest.approx(1_333_980_160, abs=100_000)
@@ -72,7 +72,7 @@ def test_what_stays_is_exact():
 
 def test_axes_that_do_not_divide_are_held_whole():
     work = workload(widths=(1689, 4505), mesh=(1, 16, 1))
-    memory = step_memory(work, CHIPS["v5e"])
+    memory = step_memory(work)
     assert memory.replicated == ("embed (1689 by 16)",)
     assert memory.parts["float32 masters"] == 4 * parameters(work.decoder)
     assert memory.total > CHIPS["v5e"].memory

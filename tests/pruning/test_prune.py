@@ -2,12 +2,15 @@
 
 import json
 import logging
+import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.default import get_config
 from overfill_jax.errors import InputError
+from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.pruning import prune
 from overfill_jax.pruning.choose import Kept, save_kept
 from overfill_jax.pruning.importance import Importance, save_importance
@@ -91,18 +94,67 @@ def test_settings_that_cannot_work_are_named(workdir, config):
 @pytest.mark.parametrize("token", [-1, CONFIG.vocab_size])
 def test_samples_of_another_model_are_refused(workdir, config, token):
     with_importance(workdir)
-    samples = Samples(np.full((2, 6), token), np.array([6, 6]), np.array([0, 0]))
+    zeros = np.zeros(2, int)
+    samples = Samples(np.full((2, 6), token), np.array([6, 6]), zeros, zeros)
     save_samples(workdir / "calibration.npz", samples)
     with pytest.raises(InputError, match=rf"calibration\.npz: found tokens .*{token}"):
         prune.run(config, workdir)
     assert not (workdir / "pruned").exists()
 
 
-def test_the_loss_before_training_is_told(workdir, config):
+@pytest.mark.parametrize(
+    ("answers", "positions", "said"),
+    [
+        ([0, 0, 0], "all", "whole calibration text"),
+        ([8, 8, 8], "all", "whole calibration text"),  # what was cut off
+        ([3, 8, 5], "answer", "answers in the calibration text"),
+    ],
+)
+def test_the_loss_before_training_is_of_answers_where_there_are(
+    workdir, config, caplog, answers, positions, said
+):
     with_importance(workdir)
     tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (3, 8)).astype(np.int32)
-    samples = Samples(tokens, np.full(3, 8, np.int32), np.zeros(3, np.int32))
-    save_samples(workdir / "calibration.npz", samples)
+    lengths, zeros = np.full(3, 8, np.int32), np.zeros(3, np.int32)
+    save_samples(
+        workdir / "calibration.npz",
+        Samples(tokens, lengths, zeros, np.array(answers, np.int32)),
+    )
+    with caplog.at_level(logging.INFO, logger="absl"):
+        prune.run(config, workdir)
+    report = json.loads((workdir / "results" / "prune.json").read_text())
+    losses = report["loss_on_calibration_text"]
+    assert losses["positions"] == positions
+    assert f"loss on the {said} before training: full " in caplog.text
+    first = np.array(answers) if positions == "answer" else np.ones(3, int)
+    counted = np.arange(8) >= first[:, None]
+    model = make_model()
+    places = jnp.broadcast_to(jnp.arange(8), (3, 8))
+    hidden, _, _ = hidden_states(model, jnp.asarray(tokens), places, jnp.ones_like(places))
+    logits = np.asarray(unembed(model, hidden), np.float64)[:, :-1]
+    nats = (
+        np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, tokens[:, 1:, None], 2)[..., 0]
+    )
+    assert losses["full"] == pytest.approx(nats[counted[:, 1:]].mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["results", "results/prune.json", "kept.npz", "pruned"])
+def test_what_is_in_the_way_shows_before_anything_is_replaced(workdir, config, monkeypatch, name):
+    config.prune.selection = "first"
     prune.run(config, workdir)
-    losses = json.loads((workdir / "results" / "prune.json").read_text())
-    assert losses["loss_on_calibration_text"].keys() == {"full", "pruned"}
+    before = load_fingerprint(workdir / "pruned"), (workdir / "kept.npz").read_bytes()
+    config.prune.hidden = 8
+    (workdir / name).rename(workdir / "aside")
+    put = workdir / name
+    if name == "results":
+        put.write_text("in the way")
+    else:
+        put.mkdir()
+        (put / "mine").write_text("in the way")
+    monkeypatch.setattr(prune, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(InputError, match=f"{name}.*: (cannot be written|found|holds other)"):
+        prune.run(config, workdir)
+    shutil.rmtree(put) if put.is_dir() else put.unlink()
+    (workdir / "aside").rename(put)
+    after = load_fingerprint(workdir / "pruned"), (workdir / "kept.npz").read_bytes()
+    assert after == before

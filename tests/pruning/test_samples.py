@@ -1,27 +1,84 @@
 """Calibration text: the longest rows, the first, or all joined and cut into whole samples."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
 from absl import logging
 from ml_collections import ConfigDict
 
+from configs.default import get_config
+from overfill_jax.data import instructions, procedural
 from overfill_jax.errors import InputError
 from overfill_jax.pruning.calibrate import gather
-from overfill_jax.pruning.samples import join, select
+from overfill_jax.pruning.samples import Row, join, select
+from overfill_jax.weights.folders import save_model
+from tests.builders import make_model
 
 
-def rows(*lengths):
+def rows(*lengths, answers=()):
     """Rows of tokens that count on from one row to the next."""
     ends = np.cumsum(lengths)
-    return [np.arange(e - n, e, dtype=np.int32) for n, e in zip(lengths, ends, strict=True)]
+    answers = answers or [0] * len(lengths)
+    return [
+        Row(np.arange(e - n, e, dtype=np.int32), a)
+        for n, e, a in zip(lengths, ends, answers, strict=True)
+    ]
+
+
+def never():
+    """What must not be read any more."""
+    yield pytest.fail("one row too many was read")
 
 
 def test_longest_and_first_rows_are_cut_and_padded():
-    longest = select(rows(2, 9, 5), [0, 0, 0], 2, 6, longest=True)
+    longest = select(rows(2, 9, 5), "all", 2, 6, longest=True)
     assert longest.tokens.tolist() == [[2, 3, 4, 5, 6, 7], [11, 12, 13, 14, 15, 0]]
     assert longest.lengths.tolist() == [6, 5]
-    first = select(rows(2, 9, 5), [0, 0, 0], 2, 6, longest=False)
+    first = select(rows(2, 9, 5), "all", 2, 6, longest=False)
     assert first.tokens.tolist() == [[0, 1, 0, 0, 0, 0], [2, 3, 4, 5, 6, 7]]
+
+
+def test_answers_are_marked_whether_they_count_alone_or_not():
+    given = rows(4, 9, 5, answers=(1, 7, 3))
+    everything = select(given, "all", 3, 6, longest=False)
+    assert (everything.starts.tolist(), everything.answers.tolist()) == ([0, 0, 0], [1, 7, 3])
+    alone = select(given, "answer", 3, 6, longest=False)  # of the second nothing is left
+    assert alone.starts.tolist() == alone.answers.tolist() == [1, 3]
+    (batch,) = everything.of_answers().batches(3)
+    assert batch.counted.sum(1).tolist() == [3, 0, 2]
+    assert select(rows(4, 9), "all", 2, 6, longest=False).of_answers() is None
+    assert select(rows(9, answers=(7,)), "all", 1, 6, longest=False).of_answers() is None
+
+
+def test_the_first_rows_are_all_that_is_read():
+    given = rows(9, 4, 9, answers=(7, 1, 2))
+    found = select(itertools.chain(given, never()), "answer", 2, 6, longest=False)
+    assert found.answers.tolist() == [1, 2]
+    assert join(itertools.chain(given, never()), 2, 11).tokens.shape == (2, 11)
+
+
+@pytest.mark.parametrize(("choice", "read"), [("first", 2), ("longest", 40), ("packed", 1)])
+def test_no_more_of_a_source_is_tokenised_than_needed(tmp_path, monkeypatch, choice, read):
+    lines = [json.dumps({"prompt": f"how many has {n}?", "response": "4"}) for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(["{}", *lines]))
+    procedural.train_tokenizer([json.loads(line) for line in lines], 40, tmp_path / "t")
+    save_model(tmp_path / "full", make_model(), tmp_path / "t")
+    config = get_config()
+    config.calibrate.source = str(tmp_path / "rows.jsonl")
+    config.calibrate.update({"rows": choice, "samples": 2, "length": 5})
+    encoded, told = [], []
+    encode = instructions.chat.encode_conversation
+    monkeypatch.setattr(
+        instructions.chat, "encode_conversation", lambda *a: encoded.append(a) or encode(*a)
+    )
+    monkeypatch.setattr(logging, "info", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(logging, "warning", lambda text, *values: told.append(text % values))
+    assert len(gather(config, tmp_path).tokens) == 2
+    assert len(encoded) == read
+    source = tmp_path / "rows.jsonl"
+    assert told == [f"{source}: {read} examples", f"{source}: rejected 1: no 'prompt' (line 1)"]
 
 
 def test_joined_rows_fill_every_sample():

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.weights.checkpoints import Checkpoints, load_tree, save_tree, stored_arrays
 
@@ -137,6 +138,12 @@ def test_unwritable_folder_is_named(tmp_path):
         Checkpoints(tmp_path / "file" / "run", keep_last=1)
 
 
+def test_a_tree_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/tree: cannot be written"):
+        save_tree(tmp_path / "file" / "tree", {"x": jnp.ones(3)})
+
+
 def test_damage_is_named(tmp_path):
     save_tree(tmp_path / "tree", {"x": jnp.arange(100_000)})
     for file in (tmp_path / "tree").rglob("*"):
@@ -176,6 +183,58 @@ def test_where_all_is_damaged_nothing_begins_anew(run):
     expected = pytest.raises(InputError, match=r"2\.damaged, and there is none before it")
     with Checkpoints(run, keep_last=2) as checkpoints, expected:
         checkpoints.restore_newest(ABSTRACT)
+
+
+def test_a_step_may_be_damaged_more_than_once(run):
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        for name in ("6.damaged", "6.damaged-2", "6.damaged-3"):
+            damage(run / "6")
+            assert checkpoints.restore_newest(ABSTRACT)["step"] == 5
+            assert any((run / name).rglob("*"))
+            checkpoints.save(6, state_of(6), None)
+            checkpoints.wait()
+
+
+def test_damage_that_another_process_finds_counts_as_well(run, monkeypatch, caplog):
+    said = iter([["", "6: damaged elsewhere"], ["", ""]])
+    monkeypatch.setattr(distributed, "gather", lambda *_: next(said))
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        assert checkpoints.restore_newest(ABSTRACT)["step"] == 5
+    assert "6: damaged elsewhere; it is now 6.damaged. Going on from step 5" in caplog.text
+
+
+def test_for_a_damaged_best_the_next_best_is_taken_and_the_newest_at_last(run, caplog):
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        for damaged, taken in ((2, 5), (5, 6)):
+            damage(run / str(damaged))
+            assert checkpoints.restore_best(ABSTRACT)["step"] == taken
+            assert f"Taking step {taken} in its place" in caplog.text
+        damage(run / "6")
+        expected = pytest.raises(InputError, match=r"2: damaged .*, and no other can be read")
+        with expected:
+            checkpoints.restore_best(ABSTRACT)
+    assert steps(run) == [2, 5, 6]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_failed_first_is_what_is_raised(run, monkeypatch, processes):
+    """And of several processes, none waits for a save that the others may never finish."""
+    closed = []
+
+    def close():
+        closed.append(True)
+        raise OSError("disk full")
+
+    checkpoints = Checkpoints(run, keep_last=2)
+    close_orbax = checkpoints._checkpointer.close
+    monkeypatch.setattr(checkpoints._checkpointer, "close", close)
+    monkeypatch.setattr(distributed, "process_count", lambda: processes)
+    with pytest.raises(KeyError), checkpoints:
+        raise KeyError("lost")
+    assert len(closed) == (processes == 1)
+    with pytest.raises(InputError, match="disk full"), checkpoints:
+        pass
+    close_orbax()
 
 
 def test_newest_of_nothing(tmp_path):

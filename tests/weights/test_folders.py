@@ -200,7 +200,7 @@ def test_pairs_that_were_not_made_for_each_other(saved, tmp_path):
         check_pair(saved, decoder, "full")
     with pytest.raises(InputError, match=r"decoder: trained behind another full model: finger"):
         check_pair(other, decoder, "decoder")
-    with pytest.raises(InputError, match=r"pruned: cut from another full model: fingerprint "):
+    with pytest.raises(InputError, match=r"pruned: made from another full model: fingerprint "):
         check_pair(other, pruned, "decoder")
 
 
