@@ -50,9 +50,11 @@ def _plan() -> ml_collections.ConfigDict:
 
 
 def _benchmark() -> ml_collections.ConfigDict:
-    """Speed and memory on the devices here, with random weights of the shape in `plan.model`."""
+    """Speed and memory on the machine here."""
     benchmark = ml_collections.ConfigDict()
-    benchmark.subject = "train"  # the train step
+    # The "train" step, with random weights of the shape in `plan.model`; or "load", making batches
+    # of `train.source` with the tokenizer in `full/`.
+    benchmark.subject = "train"
     benchmark.steps = 10  # timed ones of each variant; 0: compiled only
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
@@ -161,7 +163,7 @@ def _train() -> ml_collections.ConfigDict:
     train.clip_norm = 1.0
     train.dtype = "bfloat16"  # compute; masters are float32
     train.remat = "full"  # recomputed in the backward pass: full, dots (all but products), none
-    train.log_every = 10
+    train.log_every = 10  # steps from line to line of the console; every step is recorded
     train.validate_every = 100
     train.checkpoint_every = 100
     train.keep_last = 2

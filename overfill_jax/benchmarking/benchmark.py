@@ -10,10 +10,16 @@ import jax
 import ml_collections
 
 from overfill_jax import files
+from overfill_jax.benchmarking.loading import time_loading
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
 from overfill_jax.chips import GIB
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.table import as_markdown, as_text, scaled
+
+AS_IT_IS = "as configured"
+
+# A title, the cells of a table, and the same as JSON knows it.
+Measured = tuple[str, list[list[str]], dict]
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -25,7 +31,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
     if c.steps < 0:
         raise InputError(f"benchmark.steps: found {c.steps}, expected at least 0")
-    title, cells, numbers = SUBJECTS[c.subject](config)
+    title, cells, numbers = SUBJECTS[c.subject](config, workdir)
     title = f"{title}; {machine()}"
     print(f"{title}\n{as_text(cells)}", flush=True)
     folder = workdir / "benchmark"
@@ -42,24 +48,56 @@ def machine() -> str:
     )
 
 
-def train_steps(config: ml_collections.ConfigDict) -> tuple[str, list[list[str]], dict]:
+def variants_of(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """The config as it is, and with each of `benchmark.variants`, by name."""
+    variants = {settings: with_settings(config, settings) for settings in config.benchmark.variants}
+    return {AS_IT_IS: config, **variants}
+
+
+def train_steps(config: ml_collections.ConfigDict, _: Path) -> Measured:
     """The step of `config`, then with each of `benchmark.variants`, then the first once more."""
     c = config.benchmark
-    names = ["as configured", *c.variants]
-    settings = ["", *c.variants]
-    variants = [
-        compile_variant(with_settings(config, changes), name)
-        for changes, name in zip(settings, names, strict=True)
-    ]
+    variants = [compile_variant(one, name) for name, one in variants_of(config).items()]
     found = [time_variant(one, one.name, c.steps) for one in variants]
     if c.variants and c.steps:  # what has drifted meanwhile
-        found.append(time_variant(variants[0], "as configured, again", c.steps))
+        found.append(time_variant(variants[0], f"{AS_IT_IS}, again", c.steps))
     train = config.train
     title = (
         f"Train step of {config.plan.model}, {train.batch_size} rows of {train.sequence_length} "
         f"slots, {train.dtype}, remat {train.remat}, loss_chunk {train.loss_chunk}"
     )
     return title, step_cells(found), {"variants": [dataclasses.asdict(one) for one in found]}
+
+
+def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
+    """The loader of `config`, then with each of `benchmark.variants`."""
+    steps = config.benchmark.steps
+    if not steps:
+        raise InputError("benchmark.steps: found 0, expected at least 1 batch to be made")
+    found = [time_loading(one, workdir, name, steps) for name, one in variants_of(config).items()]
+    rows = config.train.batch_size
+    title = f"Loader of {config.train.source}, one core, {steps} batches of {rows} rows"
+    header = [
+        "rows",
+        "prompt slots",
+        "answer slots",
+        "filled",
+        "one example a row",
+        "tokens/s/core",
+    ]
+    cells = [
+        [
+            one.name,
+            str(one.filling.shape.prompt_slots),
+            str(one.filling.shape.answer_slots),
+            f"{one.filling.used:.1%}",
+            f"{one.filling.padded:.1%}",
+            scaled(round(one.rate)),
+        ]
+        for one in found
+    ]
+    numbers = [dataclasses.asdict(one) | {"rate": one.rate} for one in found]
+    return title, [header, *cells], {"variants": numbers}
 
 
 def step_cells(found: list[StepTime]) -> list[list[str]]:
@@ -104,5 +142,7 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.2f} GiB"
 
 
-Subject = Callable[[ml_collections.ConfigDict], tuple[str, list[list[str]], dict]]
-SUBJECTS: dict[str, Subject] = {"train": train_steps}
+SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {
+    "train": train_steps,
+    "load": loading,
+}

@@ -13,7 +13,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.training.metrics import MetricsWriter
 from overfill_jax.training.pace import Pace
 from overfill_jax.training.profiling import Profiler
-from overfill_jax.training.step import Metrics, TrainState
+from overfill_jax.training.step import Metrics, TrainState, state_tree
 from overfill_jax.weights.checkpoints import Checkpoints
 
 # In this order on the console.
@@ -22,7 +22,7 @@ SHOWN = ("loss", "cross_entropy", "kl", "gradient_norm", "learning_rate", "token
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """In steps: when to write metrics, validate, save. The last step does all three."""
+    """In steps: when to show metrics, validate, save. The last step does all three."""
 
     log: int
     validate: int
@@ -78,8 +78,9 @@ def fit(
     def look() -> None:
         if pending:
             values = watch.pace.add(*finite(*pending))
-            if pending[0] in (first, steps) or pending[0] % intervals.log == 0:
-                watch.writer.write(pending[0], values | watch.pace.read())
+            shown = pending[0] in (first, steps) or pending[0] % intervals.log == 0
+            rates = watch.pace.read() if shown else {}
+            watch.writer.write(pending[0], values | rates, shown)
 
     for step in range(first, steps + 1):
         watch.profiler.at(step, pending)
@@ -99,17 +100,12 @@ def fit(
             scores = None
             if validate:
                 scores = {"validation_loss": validation_loss(state)}
-                watch.writer.write(step, scores)
+                watch.writer.write(step, scores, shown=True)
             check_finite(step, state, scores)
             checkpoints.save(step, state_tree(state), scores)
         if preempted and step < steps:
             checkpoints.wait()
             raise distributed.Preempted(f"saved after step {step} of {steps}")
-
-
-def state_tree(state: TrainState) -> dict:
-    """The state as nested plain containers, the form that checkpoints are kept in."""
-    return {"step": state.step, "params": state.params, "optimizer": state.optimizer}
 
 
 def finite(step: int, metrics: Metrics) -> tuple[int, dict[str, float]]:

@@ -33,16 +33,17 @@ class MetricsWriter:
         self._file = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Records `values` under `step` and prints one line."""
+    def write(self, step: int, values: dict[str, float], shown: bool) -> None:
+        """Records `values` under `step`, and if `shown` prints them as one line."""
         if not self._main:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        logging.info("step %d/%d  %s  %s", step, self._steps, shown, self._left(step))
+        if shown:
+            line = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            logging.info("step %d/%d  %s  %s", step, self._steps, line, self._left(step))
 
     def _left(self, step: int) -> str:
         if self._clock is None:

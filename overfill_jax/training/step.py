@@ -87,6 +87,11 @@ def init_state(setup: Setup, params: dict[str, Params]) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, setup.optimizer.init(params))
 
 
+def state_tree(state: TrainState) -> dict:
+    """The state as nested plain containers, the form that checkpoints are kept in."""
+    return {"step": state.step, "params": state.params, "optimizer": state.optimizer}
+
+
 def train_step(
     setup: Setup, state: TrainState, frozen: dict[str, Params], batch: Batch
 ) -> tuple[TrainState, Metrics]:

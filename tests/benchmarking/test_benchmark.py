@@ -1,6 +1,7 @@
 """The benchmarks on a small shape: what they measure, and what they refuse."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.planning.workload import read_workload
 from overfill_jax.weights.hugging_face_config import to_hugging_face
 from tests.builders import CONFIG
+from tests.test_pipeline import make_config
 
 ROWS, SLOTS, CHUNK = 2, 256, 32
 
@@ -86,6 +88,25 @@ def test_rows_hold_several_examples(config):
 def test_variants_that_are_not_understood(config, settings, message):
     with pytest.raises(InputError, match=f"benchmark.variants: .*{message}"):
         with_settings(config, settings)
+
+
+def test_loading_counts_tokens_and_not_padding(prepared, tmp_path):
+    """On a workdir of which it reads the tokenizer and the rows."""
+    workdir = tmp_path / "run"
+    shutil.copytree(prepared, workdir)
+    config = make_config(workdir)
+    config.train.packing, config.train.sequence_length = True, 192
+    config.benchmark.subject, config.benchmark.steps = "load", 3
+    config.benchmark.variants = ("train.packing=False",)
+    run(config, workdir)
+    packed, padded = json.loads((workdir / "benchmark/load.json").read_text())["variants"]
+    assert packed["filling"]["used"] > padded["filling"]["used"]
+    assert padded["filling"]["padded"] == packed["filling"]["padded"]
+    for one in (packed, padded):
+        shape = one["filling"]["shape"]
+        slots = 3 * config.train.batch_size * (shape["prompt_slots"] + shape["answer_slots"])
+        assert one["tokens"] == pytest.approx(slots * one["filling"]["used"], rel=0.2)
+        assert one["rate"] == pytest.approx(one["tokens"] / one["seconds"])
 
 
 def test_unknown_subjects(config, tmp_path):
