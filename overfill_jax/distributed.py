@@ -41,6 +41,7 @@ OWN_ERROR_TIMEOUT = 3
 _FAILURE = "overfill_jax/failure"
 _failing = threading.Event()
 _finished = threading.Event()
+_steps = itertools.count(1)  # of `preempted`
 _rounds = itertools.count()  # of `gather`: a key is set once, and a barrier passed once
 
 
@@ -110,13 +111,15 @@ def is_main() -> bool:
     return process_index() == 0
 
 
-def preempted(step: int) -> bool:
+def preempted() -> bool:
     """Whether the job is to save after this step and end: true in all processes at the same one.
 
-    To be called after every step by every process, with the same numbers. The step comes soon
-    after SIGTERM has reached any of them.
+    To be called after every step by every process. The step comes soon after SIGTERM has reached
+    any of them, and is the first one where that was before it.
     """
-    return multihost_utils.reached_preemption_sync_point(step)
+    # Counted from the start of the process, as the service does until the first call: told the
+    # step of a run that goes on, it would wait for one that has long been passed.
+    return multihost_utils.reached_preemption_sync_point(next(_steps))
 
 
 def check_same(settings: Mapping[str, object]) -> None:

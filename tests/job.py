@@ -31,7 +31,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         for step in range(1, 600):
             # A step takes its time, and one process is late.
             time.sleep(0.05 + 0.03 * index)
-            if distributed.preempted(step):
+            if distributed.preempted():
                 (workdir / f"stopped-{index}").write_text(str(step))
                 raise distributed.Preempted(f"saved after step {step} of 600")
     elif index == 1:

@@ -1,5 +1,6 @@
 """The loop: steps, metrics, validation, checkpoints; ends early on a notice of preemption."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -38,9 +39,10 @@ class Watch:
     profiler: Profiler
 
     def close(self) -> None:
-        """Closes all of them."""
-        for one in (self.writer, self.pace, self.profiler):
-            one.close()
+        """Closes all of them, also where one of them cannot."""
+        with contextlib.ExitStack() as stack:
+            for one in (self.writer, self.pace, self.profiler):
+                stack.callback(one.close)
 
 
 def fit(
@@ -90,22 +92,35 @@ def fit(
             state, metrics = step_once(state, batch)
         look()
         pending = step, metrics
-        preempted = distributed.preempted(step)
+        preempted = distributed.preempted()
         validate = step == steps or (step % intervals.validate == 0 and not preempted)
-        if not (validate or preempted or step % intervals.checkpoint == 0):
-            continue
-        look()
-        pending = None
-        with watch.pace.paused():
-            scores = None
-            if validate:
-                scores = {"validation_loss": validation_loss(state)}
-                watch.writer.write(step, scores, shown=True)
-            check_finite(step, state, scores)
-            checkpoints.save(step, state_tree(state), scores)
+        if validate or preempted or step % intervals.checkpoint == 0:
+            look()
+            pending = None
+            with watch.pace.paused():
+                scores = {"validation_loss": validation_loss(state)} if validate else None
+                keep(step, state, scores, checkpoints, watch.writer)
         if preempted and step < steps:
             checkpoints.wait()
             raise distributed.Preempted(f"saved after step {step} of {steps}")
+
+
+def keep(
+    step: int,
+    state: TrainState,
+    scores: dict[str, float] | None,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+) -> None:
+    """Saves a state, with its validation loss if it has one.
+
+    Raises:
+      InputError: see `check_finite`.
+    """
+    if scores:
+        writer.write(step, scores, shown=True)
+    check_finite(step, state, scores)
+    checkpoints.save(step, state_tree(state), scores)
 
 
 def finite(step: int, metrics: Metrics) -> tuple[int, dict[str, float]]:

@@ -28,6 +28,7 @@ class Pace:
         self._flops, self._peak = flops, peak
         self._began: float | None = None
         self._compilations = 0
+        self._compiled = False
         self._steps = 0
         self._tokens = self._waited = self._pause = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._count)
@@ -69,8 +70,9 @@ class Pace:
         """Around the call of a step."""
         before = self._compilations
         yield
-        if self._compilations > before and self._began is not None:
+        if self._compiled and self._compilations > before:
             logging.warning("step %d was compiled again; batches should have one shape", step)
+        self._compiled = True
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
