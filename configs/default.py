@@ -52,10 +52,10 @@ def _plan() -> ml_collections.ConfigDict:
 def _benchmark() -> ml_collections.ConfigDict:
     """Speed and memory on the machine here."""
     benchmark = ml_collections.ConfigDict()
-    # The "train" step, with random weights of the shape in `plan.model`; or "load", making batches
-    # of `train.source` with the tokenizer in `full/`.
+    # The "train" step, with random weights of the shape in `plan.model`; or "load", making the
+    # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`.
     benchmark.subject = "train"
-    benchmark.steps = 10  # timed ones of each variant; 0: compiled only
+    benchmark.steps = 10  # timed train steps of each variant; 0: compiled only
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
 

@@ -14,6 +14,7 @@ from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.pruning.choose import Kept, choose, kept_widths
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import CalibrationBatch, measure_importance
+from overfill_jax.training.losses import Terms
 from overfill_jax.training.objective import Objective, answer_log_likelihoods, loss_sums
 from overfill_jax.two_stage import extend, handoff, prefill
 from overfill_jax.weights.folders import load_model
@@ -80,7 +81,7 @@ def test_the_loss_that_training_minimises(family):
     first = np.asarray(jax.nn.log_softmax(golden["first_logits"]))
     expected = first[np.arange(len(first)), golden["answers"][:, 0]]
     np.testing.assert_allclose(likelihoods[:, 0], expected, atol=1e-4, rtol=0)
-    objective = Objective(1.0, 0.0, 1.0, "full", chunk=3)
+    objective = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full")
     models, trained = {"full": full, "decoder": decoder}, frozenset({"decoder"})
     sums = LOSS_SUMS(models, ("full", "decoder"), trained, objective, batch, "none")
     counted = golden["answer_lengths"] - 1

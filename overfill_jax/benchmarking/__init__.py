@@ -1,1 +1,1 @@
-"""Measurements of this machine, with random weights of true shapes: no checkpoints needed."""
+"""Measurements of the machine here: the train step with random weights, the loader alone."""

@@ -71,12 +71,10 @@ def train_steps(config: ml_collections.ConfigDict, _: Path) -> Measured:
 
 def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     """The loader of `config`, then with each of `benchmark.variants`."""
-    steps = config.benchmark.steps
-    if not steps:
-        raise InputError("benchmark.steps: found 0, expected at least 1 batch to be made")
-    found = [time_loading(one, workdir, name, steps) for name, one in variants_of(config).items()]
+    epochs = config.train.epochs
+    found = [time_loading(one, workdir, name, epochs) for name, one in variants_of(config).items()]
     rows = config.train.batch_size
-    title = f"Loader of {config.train.source}, one core, {steps} batches of {rows} rows"
+    title = f"Loader of {config.train.source}, one core, batches of {rows} rows, {epochs} epochs"
     header = [
         "rows",
         "prompt slots",

@@ -19,9 +19,9 @@ class LoadTime:
     Attributes:
       name: the settings that it differs in.
       filling: of the rows of an epoch.
-      tokens: in the batches that were timed, padding left out.
-      seconds: of one core that they took, with the packing of every epoch but the first; the text
-        was tokenised before.
+      tokens: in the batches that were made, padding left out.
+      seconds: of one core that it took, the packing of every epoch included; the text was
+        tokenised before.
     """
 
     name: str
@@ -36,22 +36,22 @@ class LoadTime:
 
 
 def time_loading(
-    config: ml_collections.ConfigDict, workdir: Path, name: str, steps: int
+    config: ml_collections.ConfigDict, workdir: Path, name: str, epochs: int
 ) -> LoadTime:
-    """Makes so many batches of the training data of `config`, one after the other.
+    """Makes the batches of so many epochs, one after the other.
 
     Args:
       config: of a run.
       workdir: of it; the tokenizer in `full/` is used.
       name: of this variant.
-      steps: batches that are timed.
+      epochs: passes over the training data.
     """
-    c = config.train
-    loader, _ = load_data(config, {"full": load_config(workdir / FOLDERS["full"])}, workdir)
-    loader.rows(0, 0, c.batch_size)
+    shapes = {"full": load_config(workdir / FOLDERS["full"])}
+    load_data(config, shapes, workdir)  # the first time, the text is tokenised
     # Of this process, so that a busy machine does not count.
     began, tokens = time.process_time(), 0
-    for step in range(1, steps + 1):
-        batch = loader.rows(step, 0, c.batch_size)
+    loader, _ = load_data(config, shapes, workdir)
+    for step in range(loader.steps(epochs)):
+        batch = loader.rows(step, 0, config.train.batch_size)
         tokens += np.count_nonzero(batch.prompt_segments) + np.count_nonzero(batch.answer_segments)
     return LoadTime(name, loader.filling, int(tokens), time.process_time() - began)

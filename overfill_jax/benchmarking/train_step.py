@@ -20,7 +20,6 @@ from overfill_jax.chips import local_chip
 from overfill_jax.data.batches import Batch, lay_out
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Params, init
-from overfill_jax.planning.compiled import abstract_setup
 from overfill_jax.planning.workload import Workload, read_workload
 from overfill_jax.training.placement import (
     Placement,
@@ -29,7 +28,7 @@ from overfill_jax.training.placement import (
     make_placement,
     to_devices,
 )
-from overfill_jax.training.step import Setup, TrainState, init_state
+from overfill_jax.training.step import TrainState, init_state
 
 # Steps before the clock starts, and examples in a packed row.
 WARM_UP, EXAMPLES = 2, 4
@@ -78,7 +77,6 @@ class Variant:
 
     name: str
     work: Workload
-    setup: Setup
     placement: Placement
     program: jax.stages.Compiled
     compile_seconds: float
@@ -87,19 +85,17 @@ class Variant:
 def compile_variant(config: ml_collections.ConfigDict, name: str) -> Variant:
     """Compiles the train step of `config`, whose `plan.model` gives the full model's shape."""
     work = read_workload(config, jax.device_count())
-    setup = abstract_setup(config.train, work)
     sizes = work.mesh.shape
     mesh = make_mesh(sizes["data"], sizes["fsdp"], sizes["tensor"])
-    placement = make_placement(setup, mesh)
-    step, _ = compile_steps(setup, placement)
-    slots = work.prompt_slots, work.answer_slots
-    inputs = abstract_inputs(setup, placement, work.rows, slots, work.frozen_dtype)
+    placement = make_placement(work.setup, mesh)
+    step, _ = compile_steps(work.setup, placement)
+    inputs = abstract_inputs(work.setup, placement, work.rows, work.slots, work.frozen_dtype)
     began = time.monotonic()
     with jax.set_mesh(mesh):
         program = step.lower(*inputs).compile()
     seconds = time.monotonic() - began
     logging.info("%s: compiled in %.0f s", name, seconds)
-    return Variant(name, work, setup, placement, program, seconds)
+    return Variant(name, work, placement, program, seconds)
 
 
 def time_variant(variant: Variant, name: str, steps: int) -> StepTime:
@@ -126,7 +122,7 @@ def fill(work: Workload) -> Batch:
     random = np.random.default_rng(0)
     rows = []
     for row in range(work.rows):
-        cuts = [_shares(slots) for slots in (work.prompt_slots, work.answer_slots)]
+        cuts = [_shares(slots) for slots in work.slots]
         tokens = functools.partial(random.integers, work.full.vocab_size)
         rows.append(
             [
@@ -134,7 +130,7 @@ def fill(work: Workload) -> Batch:
                 for index, (prompt, answer) in enumerate(zip(*cuts, strict=True))
             ]
         )
-    return lay_out(rows, work.prompt_slots, work.answer_slots)
+    return lay_out(rows, *work.slots)
 
 
 def largest_logits(program: str, work: Workload) -> int:
@@ -182,7 +178,7 @@ def _weights(variant: Variant) -> tuple[TrainState, dict[str, Params]]:
     work = variant.work
 
     def begin(key):
-        return init_state(variant.setup, {"decoder": init(work.decoder, key).params})
+        return init_state(work.setup, {"decoder": init(work.decoder, key).params})
 
     def frozen(key):
         params = init(work.full, key).params

@@ -19,21 +19,21 @@ from jaxtyping import Int
 from overfill_jax import distributed, files
 from overfill_jax.data.chat import load_template
 from overfill_jax.data.instructions import Example, ReadOptions, Rejected, read_examples, report
-from overfill_jax.data.tokenizers import load_tokenizer
+from overfill_jax.data.tokenizers import load_tokenizer, optional_json
 from overfill_jax.errors import InputError
 
 VERSION = 1  # of the files below, and of the way from text to ids
 
-# All that decides what `load_tokenizer` and `load_template` give.
+# All that decides what `load_tokenizer` and `load_template` give,
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
-    "generation_config.json",
-    "config.json",
 )
+# and of these the ids that end an answer alone; all else is about a model and its use.
+STOP_FILES = ("generation_config.json", "config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +144,12 @@ def _digest(source: Path, split: str, tokenizer: Path, options: ReadOptions) -> 
     if source.is_dir():
         inputs = sorted(path for path in source.rglob("*") if path.is_file())
     if tokenizer.is_dir():
-        found = [tokenizer / name for name in TOKENIZER_FILES]
+        beside, found = tokenizer, [tokenizer / name for name in TOKENIZER_FILES]
     else:
-        found = [tokenizer, *(tokenizer.parent / name for name in TOKENIZER_FILES[2:])]
-    settings = [VERSION, split if source.is_dir() else "", dataclasses.asdict(options)]
+        beside = tokenizer.parent
+        found = [tokenizer, *(beside / name for name in TOKENIZER_FILES[2:])]
+    stops = [optional_json(beside / name).get("eos_token_id") for name in STOP_FILES]
+    settings = [VERSION, split if source.is_dir() else "", dataclasses.asdict(options), stops]
     whole = hashlib.sha256(json.dumps(settings).encode())
     try:
         for path in [*inputs, *(path for path in found if path.is_file())]:
@@ -215,7 +217,8 @@ def _stored(place: Path, digest: str) -> Tokens | None:
     else:
         reason = ""
     if not whole:
-        logging.warning("%s: not whole%s; its source is tokenised anew", place, reason)
+        if distributed.is_main():  # the others look again and again until it is
+            logging.warning("%s: not whole%s; its source is tokenised anew", place, reason)
         return None
     return Tokens(digest, ids, starts, prompts, rows)
 

@@ -10,7 +10,6 @@ import os
 import time
 
 import jax
-import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -18,10 +17,8 @@ from overfill_jax.chips import Chip
 from overfill_jax.errors import InputError
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.planning.collectives import Traffic, read_collectives
-from overfill_jax.planning.workload import METHOD, Workload
+from overfill_jax.planning.workload import Workload
 from overfill_jax.training.placement import abstract_inputs, compile_steps, make_placement
-from overfill_jax.training.setup import make_setup
-from overfill_jax.training.step import Setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +40,17 @@ class Compiled:
     refusal: str = ""
 
 
-def compile_step(
-    config: ml_collections.ConfigDict, work: Workload, chip: Chip, topology: str
-) -> Compiled:
-    """Compiles the train step of `config` for a topology of TPUs.
+def compile_step(work: Workload, chip: Chip, topology: str) -> Compiled:
+    """Compiles the train step for a topology of TPUs.
 
     Raises:
       InputError: a GPU, libtpu is missing, or the topology is unknown to it.
     """
     mesh = tpu_mesh(work, chip, topology)
-    setup = abstract_setup(config.train, work)
-    placement = make_placement(setup, mesh)
-    step, _ = compile_steps(setup, placement)
+    placement = make_placement(work.setup, mesh)
+    step, _ = compile_steps(work.setup, placement)
     # Outside of the mesh, on whose devices nothing can run.
-    slots = work.prompt_slots, work.answer_slots
-    inputs = abstract_inputs(setup, placement, work.rows, slots, work.frozen_dtype)
+    inputs = abstract_inputs(work.setup, placement, work.rows, work.slots, work.frozen_dtype)
     began = time.monotonic()
     try:
         with jax.set_mesh(mesh):
@@ -104,13 +97,6 @@ def tpu_mesh(work: Workload, chip: Chip, topology: str) -> Mesh:
         ) from error
     sizes = work.mesh.shape
     return make_mesh(sizes["data"], sizes["fsdp"], sizes["tensor"], found.devices)
-
-
-def abstract_setup(train: ml_collections.ConfigDict, work: Workload) -> Setup:
-    """The setup of the run, whose length does not change the program."""
-    configs = {"decoder": work.decoder, "full": work.full}
-    setup = make_setup(train, METHOD, configs, max(train.steps, 1))
-    return dataclasses.replace(setup, accumulation=work.accumulation, remat=work.remat)
 
 
 def _in_words(message: str) -> str:

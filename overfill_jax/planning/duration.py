@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, NamedSharding
 
 from overfill_jax.chips import Chip
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import partition
 from overfill_jax.model.mesh import AXES
-from overfill_jax.model.size import parameters
-from overfill_jax.planning.memory import Memory
+from overfill_jax.planning.memory import Memory, Weight, weight_axes
 from overfill_jax.planning.workload import Workload
 
 # Share of the peak that the products reach: well-shaped transformers on TPUs and H100s lie within.
@@ -72,28 +75,62 @@ def step_duration(work: Workload, memory: Memory, chip: Chip, link: float) -> Du
 def received_bytes(work: Workload) -> float:
     """Bytes that reach a chip in a step: split weights are gathered, gradients and streams summed.
 
-    In every micro-batch the full model's weights come once, and those of the decoder's layers
-    forward and backward; its gradients are summed over the parts of the batch. The losses gather
-    the unembedding once and sum its gradient in float32. With a tensor axis each layer's stream
-    is summed after attention and after the MLP: once forward, recomputed, and backward.
+    In every micro-batch the full model's layers come once, and the decoder's forward and backward;
+    their gradients are summed over the parts of the batch. The losses gather each unembedding that
+    they need once, and sum its gradient in float32. Looking up tokens gathers no table, but what
+    is sent back to one is summed by all that hold the same part of it. With a tensor axis each
+    layer's stream is summed after attention and after the MLP, as far as it splits these: once
+    forward, recomputed, and backward.
     """
-    data, fsdp, tensor = (work.mesh.shape[axis] for axis in AXES)
-    width = jnp.dtype(work.decoder.dtype).itemsize
-    full, decoder = (width * parameters(config) / tensor for config in (work.full, work.decoder))
-    unembedding = width * work.decoder.vocab_size * work.decoder.hidden_size / tensor
-    layers = decoder - unembedding
-    gathered = (full + 2 * layers + unembedding) * (1 - 1 / fsdp)
-    # What is held whole receives the others' parts, and then their sums.
-    trained = layers + unembedding * 4 / width
-    summed = trained * (1 - 1 / (data * fsdp)) * (2 if data > 1 else 1)
-    rows = work.rows // (work.accumulation * data * fsdp)
-    passes = {"none": 4, "dots": 4, "full": 6}[work.remat]
-    streams = work.full.num_layers * (
-        2 * work.prompt_slots * work.full.hidden_size
-        + passes * work.answer_slots * work.decoder.hidden_size
+    full, decoder, mesh, setup = work.full, work.decoder, work.mesh, work.setup
+    data, fsdp, tensor = (mesh.shape[axis] for axis in AXES)
+    width = jnp.dtype(decoder.dtype).itemsize
+    (frozen, _), (layers, slopes) = (_received(_layers(c), mesh) for c in (full, decoder))
+    (answers, _), (table, exactly) = (_received([_table(c)], mesh) for c in (full, decoder))
+    weights = width * (frozen + 2 * layers + table)
+    if setup.objective.terms.kl_weight:
+        weights += width * answers
+    gradients = width * (slopes + exactly - table) + 4 * exactly
+    rows = work.rows // (setup.accumulation * data * fsdp)
+    passes = {"none": 2, "dots": 2, "full": 3}[setup.remat]
+    streams = full.num_layers * (
+        _stream_sums(full, mesh) * work.prompt_slots * full.hidden_size
+        + passes * _stream_sums(decoder, mesh) * work.answer_slots * decoder.hidden_size
     )
     streamed = 2 * rows * width * streams * (1 - 1 / tensor)
-    return work.accumulation * (gathered + summed + streamed)
+    return setup.accumulation * (weights + gradients + streamed)
+
+
+def _received(arrays: Iterable[Weight], mesh: AbstractMesh) -> tuple[float, float]:
+    """Numbers that reach a chip when weights are gathered, and when their gradients are summed."""
+    data, fsdp, _ = (mesh.shape[axis] for axis in AXES)
+    gathered = summed = 0.0
+    for names, shape in arrays:
+        spec, _ = partition(names, shape, mesh)
+        split = "fsdp" in spec
+        held = math.prod(NamedSharding(mesh, spec).shard_shape(shape))
+        others = held * (fsdp - 1) if split else 0
+        gathered += others
+        # Several chips hold the same part: each receives the others' sums of it, then the whole's.
+        holders = data if split else data * fsdp
+        summed += others + 2 * held * (1 - 1 / holders)
+    return gathered, summed
+
+
+def _layers(config: ModelConfig) -> list[Weight]:
+    """All weights but embedding and unembedding."""
+    return [one for one in weight_axes(config) if "vocab" not in one[0]]
+
+
+def _table(config: ModelConfig) -> Weight:
+    """The embedding, or the unembedding: they lie alike, and may be one."""
+    return ("embed", "vocab"), (config.hidden_size, config.vocab_size)
+
+
+def _stream_sums(config: ModelConfig, mesh: AbstractMesh) -> int:
+    """How often a layer's stream is summed over the tensor axis: once behind each split part."""
+    parts = {"heads": config.num_heads, "mlp": config.intermediate_size}
+    return sum("tensor" in partition((name,), (size,), mesh)[0] for name, size in parts.items())
 
 
 def run_duration(

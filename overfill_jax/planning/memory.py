@@ -18,6 +18,9 @@ from overfill_jax.model.layout import partition
 from overfill_jax.model.transformer import abstract, logical_axes
 from overfill_jax.planning.workload import Workload
 
+# Logical axes and shape of an array.
+Weight = tuple[tuple[str | None, ...], tuple[int, ...]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -49,7 +52,7 @@ def step_memory(work: Workload) -> Memory:
             "float32 masters": masters,
             "Adam moments": 2 * masters,
             # Those of a micro-batch, and their sum.
-            "gradients": masters * min(work.accumulation, 2),
+            "gradients": masters * min(work.setup.accumulation, 2),
             "cache": cache_bytes(work),
             "saved activations": saved_bytes(work),
             at_peak: max(losses, layer),
@@ -61,12 +64,18 @@ def step_memory(work: Workload) -> Memory:
 def weight_bytes(config: ModelConfig, dtype: str, mesh: AbstractMesh) -> tuple[int, set[str]]:
     """Bytes of one chip's part of a model's weights, and the axes that are not divided."""
     total, replicated = 0, set()
-    axes = jax.tree.leaves(logical_axes(config), is_leaf=lambda x: isinstance(x, PartitionSpec))
-    for names, leaf in zip(axes, jax.tree.leaves(abstract(config, dtype).params), strict=True):
-        spec, undivided = partition(tuple(names), leaf.shape, mesh)
-        total += leaf.dtype.itemsize * math.prod(NamedSharding(mesh, spec).shard_shape(leaf.shape))
+    for names, shape in weight_axes(config):
+        spec, undivided = partition(names, shape, mesh)
+        total += math.prod(NamedSharding(mesh, spec).shard_shape(shape))
         replicated.update(undivided)
-    return total, replicated
+    return jnp.dtype(dtype).itemsize * total, replicated
+
+
+def weight_axes(config: ModelConfig) -> list[Weight]:
+    """Every array of a model's weights."""
+    axes = jax.tree.leaves(logical_axes(config), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    weights = jax.tree.leaves(abstract(config, config.dtype).params)
+    return [(tuple(names), one.shape) for names, one in zip(axes, weights, strict=True)]
 
 
 def cache_bytes(work: Workload) -> int:
@@ -88,17 +97,17 @@ def saved_bytes(work: Workload) -> int:
         "dots": 3 * stream + projected + 2 * inner,
         # Before and after norms, rotation and the gate's nonlinearity.
         "none": 6 * stream + 2 * projected + mixed + 6 * inner,
-    }[work.remat]
+    }[work.setup.remat]
     return c.num_layers * _rows(work) * work.answer_slots * kept * _width(work)
 
 
 def _losses(work: Workload) -> int:
     """During the losses: a chunk's logits, the gathered unembedding and its float32 gradient."""
-    c = work.decoder
+    c, terms = work.decoder, work.setup.objective.terms
     vocabulary = _part(work, c.vocab_size)
-    logits = 4 * _rows(work) * min(work.loss_chunk, work.answer_slots) * vocabulary
+    logits = 4 * _rows(work) * min(terms.chunk, work.answer_slots) * vocabulary
     total = logits + (_width(work) + 4) * vocabulary * c.hidden_size
-    if work.divergence:
+    if terms.kl_weight:
         hidden = _rows(work) * work.answer_slots * work.full.hidden_size
         total += logits + _width(work) * (vocabulary * work.full.hidden_size + hidden)
     return total
@@ -118,7 +127,7 @@ def _layer(work: Workload) -> int:
 def _rows(work: Workload) -> int:
     """Of a micro-batch on one chip."""
     parts = work.mesh.shape["data"] * work.mesh.shape["fsdp"]
-    return work.rows // (work.accumulation * parts)
+    return work.rows // (work.setup.accumulation * parts)
 
 
 def _part(work: Workload, size: int) -> int:

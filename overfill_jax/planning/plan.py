@@ -47,5 +47,5 @@ def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
         memory=memory,
         duration=duration,
         run=run_duration(work, duration, config.train.steps, c.tokens, config.train.epochs),
-        compiled=compile_step(config, work, chip, c.topology) if c.compile else None,
+        compiled=compile_step(work, chip, c.topology) if c.compile else None,
     )

@@ -52,7 +52,7 @@ def markdown(plan: Plan) -> str:
 
 def numbers(plan: Plan) -> dict[str, Any]:
     """As JSON knows it."""
-    work = plan.work
+    work, setup, terms = plan.work, plan.work.setup, plan.work.setup.objective.terms
     models = {"full": work.full, "decoder": work.decoder}
     return {
         "chip": dataclasses.asdict(plan.chip),
@@ -63,9 +63,14 @@ def numbers(plan: Plan) -> dict[str, Any]:
             for name, config in models.items()
         },
         "step": {
-            field.name: getattr(work, field.name)
-            for field in dataclasses.fields(work)
-            if field.name not in (*models, "mesh")
+            "rows": work.rows,
+            "prompt_slots": work.prompt_slots,
+            "answer_slots": work.answer_slots,
+            "accumulation": setup.accumulation,
+            "remat": setup.remat,
+            "loss_chunk": terms.chunk,
+            "divergence": terms.kl_weight > 0,
+            "frozen_dtype": work.frozen_dtype,
         },
         "legal_widths": [dataclasses.asdict(width) for width in plan.widths],
         "flops": dataclasses.asdict(work.flops) | {"model": work.flops.model},
@@ -186,7 +191,7 @@ def _remarks(plan: Plan) -> list[str]:
     work = plan.work
     remarks = [
         f"Rows of {work.prompt_slots} prompt and {work.answer_slots} answer slots, "
-        f"{work.rows} a step in {work.accumulation} micro-batches; {FILLED:.0%} of the slots "
+        f"{work.rows} a step in {work.setup.accumulation} micro-batches; {FILLED:.0%} of the slots "
         f"are taken to hold a token. Best: products at {REACHED[0]:.0%} of the peak, communication "
         f"hidden behind them; worst: {REACHED[1]:.0%}, nothing hidden. MFU leaves out what is "
         "recomputed."

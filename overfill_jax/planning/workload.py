@@ -15,9 +15,10 @@ from overfill_jax.training.flops import StepFlops, step_flops
 from overfill_jax.training.methods import METHODS
 from overfill_jax.training.placement import check_batch
 from overfill_jax.training.settings import check_settings
+from overfill_jax.training.setup import make_setup
+from overfill_jax.training.step import Setup
 from overfill_jax.weights.hugging_face_config import from_hugging_face
 
-METHOD = METHODS["two_stage"]
 # Prompt and answer slots of a row are whole blocks of the attention kernels.
 BLOCK = 128
 
@@ -27,28 +28,34 @@ class Workload:
     """One train step, as far as its cost goes.
 
     Attributes:
-      full, decoder: the two shapes; the decoder alone is trained.
+      setup: what the run's steps share; the decoder alone is trained.
       rows: of the global batch, of all micro-batches together.
       prompt_slots, answer_slots: P and R of every row.
-      accumulation: micro-batches.
-      remat: what the decoder's backward pass recomputes.
-      loss_chunk: answer slots of a row whose logits exist at a time.
-      divergence: the full model answers, too, as the target of a KL divergence.
       frozen_dtype: that the full model's weights are stored in.
       mesh: sizes of the axes; holds no devices.
     """
 
-    full: ModelConfig
-    decoder: ModelConfig
+    setup: Setup
     rows: int
     prompt_slots: int
     answer_slots: int
-    accumulation: int
-    remat: str
-    loss_chunk: int
-    divergence: bool
     frozen_dtype: str
     mesh: AbstractMesh
+
+    @property
+    def full(self) -> ModelConfig:
+        """The full model's shape."""
+        return dict(self.setup.configs)["full"]
+
+    @property
+    def decoder(self) -> ModelConfig:
+        """The decoder's shape."""
+        return dict(self.setup.configs)["decoder"]
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """P and R."""
+        return self.prompt_slots, self.answer_slots
 
     @property
     def row_slots(self) -> int:
@@ -58,15 +65,7 @@ class Workload:
     @property
     def flops(self) -> StepFlops:
         """Of the step."""
-        return step_flops(
-            {"full": self.full, "decoder": self.decoder},
-            (METHOD.reader, METHOD.writer),
-            METHOD.trained,
-            self.divergence,
-            self.remat,
-            self.rows,
-            (self.prompt_slots, self.answer_slots),
-        )
+        return step_flops(self.setup, self.rows, self.slots)
 
 
 def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:
@@ -89,15 +88,12 @@ def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:
     mesh = AbstractMesh(sizes, AXES)
     check_settings(train)
     check_batch(train.batch_size, train.accumulation, mesh)
+    configs = {"decoder": pruned_shape(full, config.prune), "full": full}
     return Workload(
-        full=full,
-        decoder=pruned_shape(full, config.prune),
+        # The length of the run does not change what a step costs.
+        setup=make_setup(train, METHODS["two_stage"], configs, max(train.steps, 1)),
         rows=train.batch_size,
         **_slots(train, config.plan.prompt_share),
-        accumulation=train.accumulation,
-        remat=train.remat,
-        loss_chunk=train.loss_chunk,
-        divergence=train.kl_weight > 0,
         frozen_dtype=config.convert.dtype,
         mesh=mesh,
     )

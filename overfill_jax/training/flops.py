@@ -10,10 +10,9 @@ that only fills the cache, and gradients towards that cache.)
 """
 
 import dataclasses
-from collections.abc import Mapping, Set
 
-from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.flops import attention, logits, products
+from overfill_jax.training.step import Setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,44 +41,33 @@ class StepFlops:
         return self.model + self.recomputed
 
 
-def step_flops(
-    configs: Mapping[str, ModelConfig],
-    roles: tuple[str, str],
-    trained: Set[str],
-    divergence: bool,
-    remat: str,
-    rows: int,
-    slots: tuple[int, int],
-) -> StepFlops:
+def step_flops(setup: Setup, rows: int, slots: tuple[int, int]) -> StepFlops:
     """FLOPs of one step.
 
     Args:
-      configs: shapes by name, with `full` where there is a divergence.
-      roles: names of reader and writer; the writer is trained.
-      trained: names of the models that the step changes.
-      divergence: the full model gives logits for the answers.
-      remat: what the backward pass recomputes of trained models.
+      setup: of the run.
       rows: of the global batch.
       slots: of every row, for prompts and for answers.
     """
-    (reader, writer), (prompt, answer) = (configs[name] for name in roles), slots
+    configs, (prompt, answer) = dict(setup.configs), slots
+    reader, writer = (configs[name] for name in setup.roles)
     prompt_pairs = prompt * (prompt + 1) // 2
     answer_pairs = answer * prompt + answer * (answer + 1) // 2
     frozen, trainees = 0.0, [(writer, answer, answer_pairs)]
-    if roles[0] in trained:
+    if setup.roles[0] in setup.trained:
         trainees.append((reader, prompt, prompt_pairs))
     else:
         frozen += products(reader, prompt) + attention(reader, prompt_pairs)
     forward, recomputed = logits(writer, answer), 0.0
-    if divergence:
+    if setup.objective.terms.kl_weight:
         full = configs["full"]
         frozen += products(full, answer) + attention(full, answer_pairs) + logits(full, answer)
-        if roles[0] != "full":
+        if setup.roles[0] != "full":
             frozen += products(full, prompt) + attention(full, prompt_pairs)
     for config, tokens, pairs in trainees:
         multiplied, mixed = products(config, tokens), attention(config, pairs)
         forward += multiplied + mixed
         # A layer's last product is never computed again: no gradient depends on its outcome.
         last = 2.0 * config.num_layers * tokens * config.intermediate_size * config.hidden_size
-        recomputed += {"none": 0, "dots": mixed, "full": multiplied - last + mixed}[remat]
+        recomputed += {"none": 0, "dots": mixed, "full": multiplied - last + mixed}[setup.remat]
     return StepFlops(rows * frozen, rows * forward, 2 * rows * forward, rows * recomputed)

@@ -120,12 +120,7 @@ def _on_all_parts(terms: Terms, differentiate: bool, kernel, hidden, tokens, cou
         if not differentiate:
             return sums, gradients
         whole, slots = gradients
-        for axis in axes:
-            if axis in scattered:
-                whole = jax.lax.psum_scatter(whole, axis, scatter_dimension=0, tiled=True)
-            else:
-                whole = jax.lax.psum(whole, axis)
-        return sums, (whole, slots)
+        return sums, (_sum_of_all(whole, axes, scattered), slots)
 
     rows, everywhere = PartitionSpec(axes), PartitionSpec()
     return jax.shard_map(
@@ -135,6 +130,24 @@ def _on_all_parts(terms: Terms, differentiate: bool, kernel, hidden, tokens, cou
         axis_names=set(axes),
         check_vma=False,  # on the way gradients are sums of this device alone
     )(kernel, hidden, tokens, counted, target)
+
+
+def _sum_of_all(gradient: Array, axes: tuple[str, ...], scattered: tuple[str, ...]) -> Array:
+    """The sum of all devices' gradients of the unembedding, or the part of it that lies here."""
+
+    def total(gradient):
+        for axis in scattered:
+            gradient = jax.lax.psum_scatter(gradient, axis, scatter_dimension=0, tiled=True)
+        return jax.lax.psum(gradient, tuple(axis for axis in axes if axis not in scattered))
+
+    vocabulary = split_axes("vocab", gradient.shape[1])
+    if not vocabulary:
+        return total(gradient)
+    # Left to itself the compiler brings the whole vocabulary together before it scatters.
+    split = PartitionSpec(None, vocabulary)
+    return jax.shard_map(
+        total, in_specs=split, out_specs=split, axis_names=set(vocabulary), check_vma=False
+    )(gradient)
 
 
 def _on_one_part(terms: Terms, differentiate: bool, kernel, hidden, tokens, counted, target):

@@ -23,17 +23,12 @@ class Objective:
     """What is minimised.
 
     Attributes:
-      cross_entropy_weight, kl_weight: of the two losses.
-      kl_temperature: of both distributions in KL(full || writer).
+      terms: of the loss of every answer token; the divergence is KL(full || writer).
       first_token: who gives the first answer token, "full" or "decoder".
-      chunk: answer slots of a row whose logits exist at a time.
     """
 
-    cross_entropy_weight: float
-    kl_weight: float
-    kl_temperature: float
+    terms: Terms
     first_token: str
-    chunk: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +132,7 @@ def loss_sums(
     reader, writer = (models[name] for name in roles)
     remats = {name: remat if name in trained else "none" for name in models}
     prompts = read_prompts(reader, batch, remats[roles[0]])
-    target = _target(models, roles, prompts, batch) if objective.kl_weight else None
+    target = _target(models, roles, prompts, batch) if objective.terms.kl_weight else None
     counted, first = batch.answer_segments > 0, first_slots(batch)
     arguments = prompts, writer, batch, objective.first_token, remats[roles[1]]
     if roles[0] == roles[1]:
@@ -148,13 +143,7 @@ def loss_sums(
         parts = [(writer, writer_hidden(*arguments), batch.answer, counted & ~first)]
         if roles[0] in trained:
             parts += [(reader, reader_hidden(prompts, batch), batch.answer, first)]
-    terms = Terms(
-        objective.cross_entropy_weight,
-        objective.kl_weight,
-        objective.kl_temperature,
-        objective.chunk,
-    )
-    sums = [answer_losses(terms, *part, target) for part in parts]
+    sums = [answer_losses(objective.terms, *part, target) for part in parts]
     return {
         "loss": sum(one.loss for one in sums),
         "cross_entropy": sum(one.cross_entropy for one in sums),

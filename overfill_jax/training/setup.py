@@ -3,6 +3,7 @@
 import ml_collections
 
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.training.losses import Terms
 from overfill_jax.training.methods import Method
 from overfill_jax.training.objective import Objective
 from overfill_jax.training.step import Setup, make_optimizer, make_schedule
@@ -13,18 +14,14 @@ def make_setup(
 ) -> Setup:
     """The part of the run that every step shares."""
     schedule = make_schedule(train.learning_rate, steps, train.warmup, train.final_learning_rate)
-    objective = Objective(
-        train.cross_entropy_weight,
-        train.kl_weight,
-        train.kl_temperature,
-        train.first_token,
-        train.loss_chunk,
+    terms = Terms(
+        train.cross_entropy_weight, train.kl_weight, train.kl_temperature, train.loss_chunk
     )
     return Setup(
         configs=tuple(configs.items()),
         roles=(method.reader, method.writer),
         trained=method.trained,
-        objective=objective,
+        objective=Objective(terms, train.first_token),
         optimizer=make_optimizer(
             schedule, train.beta1, train.beta2, train.weight_decay, train.clip_norm
         ),

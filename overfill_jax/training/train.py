@@ -117,15 +117,7 @@ def train(
 
 def make_pace(setup: Setup, rows: int, shape: RowShape) -> Pace:
     """The watch over the speed of a run."""
-    flops = step_flops(
-        dict(setup.configs),
-        setup.roles,
-        setup.trained,
-        bool(setup.objective.kl_weight),
-        setup.remat,
-        rows,
-        (shape.prompt_slots, shape.answer_slots),
-    )
+    flops = step_flops(setup, rows, (shape.prompt_slots, shape.answer_slots))
     chip = local_chip()
     return Pace(flops.model / jax.device_count(), chip and chip.flops)
 

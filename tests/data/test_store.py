@@ -112,6 +112,21 @@ def test_anything_different_is_made_anew(load, source, chatml, tmp_path, writes)
     assert len(writes) == 7
 
 
+def test_of_a_model_only_the_stop_tokens_count(load, chatml, tmp_path, writes):
+    """Full model and decoder share their tokens, though not shape, fingerprint and origin."""
+    load()
+    other = shutil.copytree(chatml, tmp_path / "other")
+    for name in ("config.json", "generation_config.json"):
+        (other / name).write_text(json.dumps({"model": {"hidden_size": 8}, "temperature": 0.6}))
+    load(tokenizer=other)
+    load(tokenizer=other / "tokenizer.json")
+    assert len(writes) == 1
+    for name in ("config.json", "generation_config.json"):
+        (other / name).write_text(json.dumps({"eos_token_id": [1, 2]}))
+        load(tokenizer=other)
+    assert len(set(writes)) == len(writes) == 3
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 8 * 4])  # whole ids
 
@@ -150,6 +165,24 @@ def test_other_processes_wait_for_the_first(load, monkeypatch, writes):
     other.join(10)
     assert len(writes) == 1
     assert np.array_equal(found[0].ids, mine.ids)
+
+
+def test_only_the_first_process_says_that_tokens_are_not_whole(load, tmp_path, monkeypatch):
+    """The others wait for it in silence."""
+    load()
+    (place,) = (tmp_path / "tokens").iterdir()
+    truncate(place / "ids")
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    main = threading.current_thread()
+    monkeypatch.setattr(distributed, "is_main", lambda: threading.current_thread() is main)
+    other = threading.Thread(target=load)
+    other.start()
+    time.sleep(0.3)
+    assert not said
+    load()
+    other.join(10)
+    assert sum("not whole" in one for one in said) == 1
 
 
 def test_a_source_that_other_hosts_have_not_is_refused(load, source, monkeypatch, writes):

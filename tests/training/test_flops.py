@@ -48,15 +48,7 @@ def setup_of(method: str, freeze: str = "full", kl_weight: float = 0.0, remat: s
 
 
 def formula(setup: Setup) -> StepFlops:
-    return step_flops(
-        dict(setup.configs),
-        setup.roles,
-        setup.trained,
-        bool(setup.objective.kl_weight),
-        setup.remat,
-        ROWS,
-        (PROMPT, ANSWER),
-    )
+    return step_flops(setup, ROWS, (PROMPT, ANSWER))
 
 
 def counted(setup: Setup) -> float:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from overfill_jax.model.transformer import abstract, unembed
+from overfill_jax.model.transformer import abstract, unembed, unembedding
 from overfill_jax.training.losses import Terms, answer_losses, token_losses
 from tests.builders import CONFIG, make_model
 
@@ -16,10 +16,14 @@ TEMPERATURE = 1.7
 
 
 def by_formula(model, hidden, tokens, target, target_hidden):
+    return by_logits(unembed(model, hidden), tokens, unembed(target, target_hidden))
+
+
+def by_logits(logits, tokens, aim):
     """Negative log-likelihood and KL(target || model) * T^2, written out over all logits."""
-    log_p = jax.nn.log_softmax(unembed(model, hidden))
-    q = jax.nn.softmax(unembed(target, target_hidden) / TEMPERATURE)
-    cooled = jax.nn.log_softmax(unembed(model, hidden) / TEMPERATURE)
+    log_p = jax.nn.log_softmax(logits)
+    q = jax.nn.softmax(aim / TEMPERATURE)
+    cooled = jax.nn.log_softmax(logits / TEMPERATURE)
     nll = -jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
     return nll, TEMPERATURE**2 * jnp.sum(q * (jnp.log(q) - cooled), axis=-1)
 
@@ -62,6 +66,48 @@ def test_chunks_give_the_formula_and_its_gradients(case, chunk):
     np.testing.assert_allclose(sums.kl, jnp.sum(jnp.where(counted, kl, 0)), rtol=1e-5)
     alone = token_losses(decoder, hidden, tokens, chunk)
     np.testing.assert_allclose(alone, nll, atol=2e-6)
+
+
+def test_gradients_in_bfloat16_are_the_formula_s_but_for_two_roundings():
+    """Nothing but the slope along the logits is rounded, and the hidden states' gradient itself.
+
+    To 8 bits, hence by at most 2^-8 each: that bounds every entry's error by what the slopes'
+    errors can add up to. The logits are so large, and so many chunks have gradients of one sign,
+    that rounded logits or a rounded sum over chunks would exceed it.
+    """
+    rng = np.random.default_rng(0)
+    decoder, full = (
+        dataclasses.replace(m, config=dataclasses.replace(m.config, dtype="bfloat16"))
+        for m in (make_model(1, hidden_size=12, tied_embeddings=True), make_model(0))
+    )
+    hidden, wide = (
+        jnp.asarray(rng.uniform(4, 24, size=(2, 64, size)), jnp.bfloat16) for size in (12, 24)
+    )
+    tokens = jnp.asarray(rng.integers(0, CONFIG.vocab_size, (2, 64)), jnp.int32)
+    counted = jnp.ones(tokens.shape, bool)
+    terms = Terms(0.7, 0.4, TEMPERATURE, 1)
+    kernel, other = (
+        unembedding(m).astype(jnp.bfloat16).astype(jnp.float32) for m in (decoder, full)
+    )
+
+    def ours(decoder, hidden):
+        return answer_losses(terms, decoder, hidden, tokens, counted, (full, wide)).loss
+
+    def theirs(logits):
+        losses = by_logits(logits, tokens, jnp.einsum("brc,cv->brv", wide, other))
+        return whole_loss(terms, counted, losses)
+
+    model, found = jax.grad(ours, argnums=(0, 1))(decoder, hidden)
+    slope = jax.grad(theirs)(jnp.einsum("brd,dv->brv", hidden, kernel))
+    rounding, noise = 2.0**-8, 1e-5
+    for got, sums, left, right, roundings in (
+        (unembedding(model), "brd,brv->dv", hidden.astype(jnp.float32), slope, 1),
+        (found, "brv,dv->brd", slope, kernel, 2),
+    ):
+        most = roundings * rounding * jnp.einsum(sums, jnp.abs(left), jnp.abs(right)) + noise
+        error = jnp.abs(got.astype(jnp.float32) - jnp.einsum(sums, left, right))
+        assert jnp.all(error <= most), float(jnp.max(error / most))
+    assert (unembedding(model).dtype, found.dtype) == (jnp.float32, jnp.bfloat16)
 
 
 def test_the_target_receives_no_gradient(case):

@@ -6,16 +6,21 @@ import sys
 
 from tests.conftest import REPOSITORY
 
-PROGRAM = """
+PROGRAM = r"""
+import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
 
 from overfill_jax.data.batches import lay_out
 from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.sharding import weight_shardings
+from overfill_jax.model.transformer import Model, abstract
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
+from overfill_jax.training.losses import Terms, answer_losses
 from overfill_jax.training.methods import METHODS
 from overfill_jax.training.objective import Objective
 from overfill_jax.training.placement import compile_steps, make_placement, to_devices
@@ -40,7 +45,7 @@ def losses(decoder, mesh, accumulation, kl_weight):
         configs=tuple((name, m.config) for name, m in models.items()),
         roles=(method.reader, method.writer),
         trained=method.trained,
-        objective=Objective(1.0, kl_weight, 1.0, "full", chunk=8),
+        objective=Objective(Terms(1.0, kl_weight, 1.0, chunk=8), "full"),
         optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
         schedule=schedule,
         accumulation=accumulation,
@@ -62,13 +67,39 @@ def losses(decoder, mesh, accumulation, kl_weight):
         return found, kernel.sharding.spec, step_once._cache_size()
 
 
+def gradient_program(mesh, width, vocabulary):
+    # Of the losses alone, compiled. Without a matrix that only embeds, whose gradient is 0.
+    shape = dataclasses.replace(
+        full.config, hidden_size=width, vocab_size=vocabulary, tied_embeddings=True
+    )
+    rows = jax.sharding.NamedSharding(mesh, P(("data", "fsdp")))
+    array = functools.partial(jax.ShapeDtypeStruct, sharding=rows)
+    weights = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        abstract(shape, "float32").params,
+        weight_shardings(shape, mesh),
+    )
+
+    def loss(weights, hidden, tokens, counted):
+        terms, model = Terms(1.0, 0.0, 1.0, chunk=8), Model(shape, weights)
+        return answer_losses(terms, model, hidden, tokens, counted, None).loss
+
+    arguments = array((8, 16, width), "float32"), array((8, 16), "int32"), array((8, 16), "bool")
+    with jax.set_mesh(mesh):
+        return jax.jit(jax.grad(loss)).lower(weights, *arguments).compile().as_text()
+
+
 P = jax.sharding.PartitionSpec
+for sizes in ((1, 2, 4), (2, 2, 2)):
+    program = gradient_program(make_mesh(*sizes), 64, 8192)
+    assert f"f32[32,{8192 // sizes[2]}]" in program
+    assert "8192" not in "".join(re.findall(r"\[[\d,]+\]", program)), sizes
 even = cut(full, Kept(np.arange(4, 16), np.stack([np.arange(16), np.arange(8, 24)])))
 odd = cut(full, Kept(np.arange(4, 17), np.stack([np.arange(17), np.arange(8, 25)])))
 alone = make_mesh(1, 1, 1, jax.devices()[:1])
 for decoder, kl_weight, meshes in (
     (even, 0.5, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), P(None, "fsdp", "tensor"), 2)]),
-    (odd, 0.0, [((1, 4, 2), P(None, None, None), 1)]),
+    (odd, 0.5, [((1, 4, 2), P(None, None, None), 1)]),
 ):
     expected, _, _ = losses(decoder, alone, 1, kl_weight)
     assert expected[STEPS - 1] < 0.9 * expected[0]

@@ -10,6 +10,7 @@ from overfill_jax.data.batches import lay_out
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
 from overfill_jax.training import objective as objectives
+from overfill_jax.training.losses import Terms
 from overfill_jax.training.objective import Objective, answer_log_likelihoods
 from tests.builders import make_model, make_rows
 
@@ -61,7 +62,7 @@ def test_every_answer_sees_its_own_prompt_and_past_alone(roles, first_token):
     ],
 )
 def test_losses_and_gradients_are_those_of_rows_alone(roles, trained, first_token):
-    objective = Objective(1.0, 0.5, 1.5, first_token, chunk=8)
+    objective = Objective(Terms(1.0, 0.5, 1.5, chunk=8), first_token)
 
     @jax.jit
     def sums(params, batch):
