@@ -1,4 +1,4 @@
-"""What only one host suffers ends the whole job or turns all of it; none is left to wait."""
+"""Jobs of several hosts: what one suffers is told by all, and other machines learn the same."""
 
 import gc
 import json
@@ -12,8 +12,18 @@ from overfill_jax.data import tfds_rows
 from overfill_jax.stages import run_stage
 from overfill_jax.weights import checkpoints
 from overfill_jax.weights.folders import load_model
-from tests.interruptions import TWO_HOSTS, end, forget, learnt, start
+from tests.interruptions import (
+    TWO_HOSTS,
+    Machines,
+    end,
+    finish,
+    forget,
+    interrupt,
+    learnt,
+    start,
+)
 
+STEPS = 40  # of `trained`
 SAVES = "checkpoints/two_stage"
 LIMIT = 150  # seconds from start to end; where processes wait for each other, it is minutes
 
@@ -21,6 +31,34 @@ LIMIT = 150  # seconds from start to end; where processes wait for each other, i
 @pytest.fixture
 def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_an_interrupted_job_learns_the_same(copy):
+    expected = learnt(copy)
+    forget(copy)
+    for kind in ("SIGKILL in a save", "SIGTERM"):
+        event = interrupt(copy, TWO_HOSTS, kind, seconds=0.0)
+        assert event.met(STEPS), event
+    assert finish(copy, TWO_HOSTS) == expected
+
+
+def test_other_machines_learn_the_same(trained, copy):
+    forget(copy)
+    alone = finish(copy, Machines(1, 1, (1, 1, 1)))
+    forget(copy)
+    assert_close(learnt(trained), alone)
+    event = interrupt(copy, Machines(1, 8, (2, 2, 2)), "SIGKILL in a save", seconds=0.0)
+    assert event.met(20), event
+    assert_close(finish(copy, Machines(1, 4, (1, 4, 1))), alone)
+
+
+def assert_close(found, expected):
+    """The first twenty losses, and the examples of all steps."""
+    assert found.keys() == expected.keys()
+    for step in found:
+        assert found[step]["tokens"] == expected[step]["tokens"], step
+        if step <= 20:
+            assert found[step]["loss"] == pytest.approx(expected[step]["loss"], abs=1e-5), step
 
 
 def errors(text):
