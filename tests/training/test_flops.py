@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from configs import default
-from overfill_jax.model.config import ModelConfig, Rope
+from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.flops import attention, logits, products
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.training.flops import StepFlops, step_flops
@@ -14,24 +14,21 @@ from overfill_jax.training.methods import choose_method
 from overfill_jax.training.placement import abstract_inputs, compile_steps, make_placement
 from overfill_jax.training.setup import make_setup
 from overfill_jax.training.step import Setup
+from tests.builders import CONFIG
 
 # So wide that products outweigh all else. One layer, micro-batch and chunk: XLA counts the body
 # of a loop once.
-FULL = ModelConfig(
-    model_type="llama",
+FULL = dataclasses.replace(
+    CONFIG,
     vocab_size=1024,
     hidden_size=2048,
     intermediate_size=4096,
     num_layers=1,
     num_heads=8,
-    num_kv_heads=2,
     head_dim=64,
-    rope=Rope(10_000.0),
-    norm_epsilon=1e-5,
     max_position=512,
     tied_embeddings=True,
     qkv_bias=False,
-    qk_norm=False,
     attention="xla",
 )
 DECODER = dataclasses.replace(FULL, hidden_size=1024, intermediate_size=2048)
