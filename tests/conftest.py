@@ -1,7 +1,9 @@
 """Shapes in signatures are checked while the tests run, and only then."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,16 @@ import jax
 import jaxtyping
 import pytest
 
-# Nearly all the time of these tests goes into compiling programs that run for milliseconds.
+# Nearly all the time of these tests goes into compiling programs that run for milliseconds: they
+# are compiled with little care, and once for all workers and the processes that tests start.
 jax.config.update("jax_disable_most_optimizations", True)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.mkdtemp(prefix="overfill_compiled_")
+    atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", COMPILED)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jaxtyping.install_import_hook("overfill_jax", "beartype.beartype")
 
 REPOSITORY = Path(__file__).parent.parent

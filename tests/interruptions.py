@@ -4,8 +4,8 @@
 
 So many kills by SIGKILL, every second one in the midst of a save, and as many by SIGTERM, every
 second one before the first step. Prints a table; ends with 1 if a resumed run's losses are not
-those of the undisturbed one, bit for bit, or if a kill met nothing. DIR is a new folder; the
-compiled programs are kept in it, so that a start takes seconds.
+those of the undisturbed one, bit for bit, or if a kill met nothing. DIR is a new folder;
+compiled programs are kept until the end, so that a start takes seconds.
 """
 
 import argparse
@@ -113,8 +113,6 @@ def start(
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
-        "JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={machines.devices}",
     }
     command = [sys.executable, "-m", "overfill_jax.main", "train"]
