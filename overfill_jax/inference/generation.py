@@ -7,7 +7,6 @@ pair whose reader and writer are the same, and takes the same path.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -18,12 +17,14 @@ from overfill_jax.inference.answers import Answer, Draft
 from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, read_prompts, write_chunk
 from overfill_jax.inference.sampling import Sampling
+from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
 
 # Tokens between two looks at the answer when somebody watches it appear.
 STREAMED_CHUNK = 4
 SMALLEST_PROMPT_BUCKET = 16
+FIRST_ANSWER_SLOTS = 128
 
 
 class Generator:
@@ -55,9 +56,8 @@ class Generator:
         if first_token not in two_stage.FIRST_TOKEN:
             known = two_stage.FIRST_TOKEN
             raise InputError(f"first_token: found {first_token!r}, expected one of {known}")
-        # Cast once: a decode step takes as long as it takes to read the weights' bytes.
-        self._reader = _in_compute_dtype(reader)
-        self._writer = self._reader if writer is reader else _in_compute_dtype(writer)
+        self._reader = lay_out(reader)
+        self._writer = self._reader if writer is reader else lay_out(writer)
         self._first_token = first_token
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._pad_id = pad_id
@@ -150,7 +150,7 @@ class Generator:
             seed=np.uint32(sampling.seed),
             rows=rows,
             limits=limits,
-            capacity=bucket(max_new_tokens, CHUNK),
+            slots=tokens.shape[1] + answer_slots(1, max_new_tokens),
             first_token=self._first_token,
         )
         new, left = writing.token[:, None], max_new_tokens - 1
@@ -163,6 +163,9 @@ class Generator:
             if ended.all():
                 return
             steps = min(chunk, left)
+            slots = tokens.shape[1] + answer_slots(max_new_tokens - left + steps, max_new_tokens)
+            if slots > writing.cache.slots:
+                writing = dataclasses.replace(writing, cache=writing.cache.grow(slots))
             writing, new = write_chunk(
                 self._writer, writing, ended, limits, self._stop_ids, np.int32(steps)
             )
@@ -176,6 +179,17 @@ class Generator:
             tokens[row, : len(prompt)] = prompt
             lengths[row] = len(prompt)
         return tokens, lengths
+
+
+def answer_slots(written: int, most: int) -> int:
+    """Slots for answers of which so many tokens are to be written now, and `most` in the end.
+
+    A step reads all the slots there are, so they are doubled as they are needed.
+    """
+    slots = min(FIRST_ANSWER_SLOTS, bucket(most, CHUNK))
+    while slots < written:
+        slots = min(2 * slots, bucket(most, CHUNK))
+    return slots
 
 
 def check_prompt(prompt: Ids, max_new_tokens: int, config: ModelConfig, name: str) -> None:
@@ -200,8 +214,3 @@ def check_prompt(prompt: Ids, max_new_tokens: int, config: ModelConfig, name: st
             f"{name}: {tokens.size} tokens and {max_new_tokens} new ones make "
             f"{tokens.size + max_new_tokens}, the model's limit is {config.max_position}"
         )
-
-
-def _in_compute_dtype(model: Model) -> Model:
-    dtype = model.config.dtype
-    return dataclasses.replace(model, params=jax.tree.map(lambda x: x.astype(dtype), model.params))

@@ -59,14 +59,14 @@ def row_keys(seed: UInt[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
 def sample(
     logits: Float[Array, "B V"],
     keys: Key[Array, "B"],
-    step: Int[Array, ""] | int,
+    step: Int[Array, "#B"] | Int[Array, ""] | int,
     temperature: Float[Array, "#B"] | Float[Array, ""],
     top_k: Int[Array, "#B"] | Int[Array, ""],
     top_p: Float[Array, "#B"] | Float[Array, ""],
 ) -> Int[Array, "B"]:
     """Chooses the next token of every row; the limits hold for all rows or are given per row.
 
-    `keys` are those of `row_keys`, `step` numbers the token in its answer.
+    `keys` are those of `row_keys`, `step` numbers the token in its answer, for all rows or each.
     """
     rows = logits.shape[:1]
     temperature = jnp.broadcast_to(temperature, rows)
@@ -82,7 +82,7 @@ def sample(
         scaled /= jnp.where(temperature > 0, temperature, 1.0)[:, None]
         limited = jnp.any((top_k > 0) | (top_p < 1))
         scaled = jax.lax.cond(limited, lambda: _limit(scaled, top_k, top_p), lambda: scaled)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        step_keys = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(step, rows))
         drawn = jax.vmap(jax.random.categorical)(step_keys, scaled)
         return jnp.where(temperature > 0, drawn, greedy)
 
