@@ -44,31 +44,32 @@ class Writing:
     step: Int[Array, "B"]
 
 
-@functools.partial(jax.jit, static_argnames=("slots", "first_token"))
+@functools.partial(jax.jit, static_argnames=("dtype", "slots", "first_token"))
 def read_prompts(
     reader: ServingModel,
-    writer: ServingModel,
     prompts: Int[Array, "B P"],
     lengths: Int[Array, "B"],
     seed: UInt[Array, ""],
     rows: Int[Array, "B"],
     limits: dict[str, Array],
+    dtype: str,
     slots: int,
     first_token: Literal["full", "decoder"],
 ) -> Writing:
-    """Prefill, handoff and the first answer token, whoever of the two gives it."""
+    """Prefill and handoff, and from the full model the first answer token.
+
+    Where the decoder is to give that one, the cache crosses without the prompt's last token, which
+    the decoder reads itself: it is the token that it reads next.
+    """
     compilations["read_prompts"] += 1
     logits, cache = prefill(reader, prompts, lengths, slots)
-    cache = cache.astype(writer.config.dtype)
-    if first_token == "decoder":
-        # The cache crosses without the prompt's last token, which the decoder reads itself.
-        last = jnp.maximum(lengths - 1, 0)
-        tokens = jnp.take_along_axis(prompts, last[:, None], axis=1)
-        hidden, cache = extend(writer, tokens, dataclasses.replace(cache, lengths=last))
-        logits = logits_of(writer, hidden[:, 0])
-        cache = dataclasses.replace(cache, lengths=lengths)
+    cache = cache.astype(dtype)
     keys, step = row_keys(seed, rows), jnp.zeros_like(lengths)
-    return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1)
+    if first_token == "full":
+        return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1)
+    last = jnp.maximum(lengths - 1, 0)
+    token = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
+    return Writing(dataclasses.replace(cache, lengths=last), token, keys, step)
 
 
 # The cache is donated: the loop writes into it, and only one copy of it ever exists.
