@@ -38,7 +38,7 @@ def _mesh() -> ml_collections.ConfigDict:
 
 
 def _plan() -> ml_collections.ConfigDict:
-    """What training costs, from the config alone; needs neither weights nor chips."""
+    """What training and answers cost, from the config alone; needs neither weights nor chips."""
     plan = ml_collections.ConfigDict()
     plan.model = ""  # the full model's config.json, or its folder
     plan.chip = "v5e"  # v5e, v5p, v6e, a100, h100, h200
@@ -46,6 +46,13 @@ def _plan() -> ml_collections.ConfigDict:
     plan.prompt_share = 0.5  # of a row's slots, where train.prompt_slots leaves it open
     plan.tokens = 0  # of the training data, prompts and answers; 0: only the cost of a step
     plan.compile = False  # asks the compiler as well (launch/requirements-tpu-compile.txt)
+    plan.chips = 1  # of them that answer together, splitting heads, MLP and vocabulary
+    plan.batch = 1  # prompts answered at once
+    plan.prompt = 512  # tokens of each
+    plan.answer = 1024  # tokens of each answer
+    plan.weights = "bfloat16"  # the decoder's: bfloat16, int8, int4
+    plan.cache = "bfloat16"  # the decoder's: bfloat16, int8
+    plan.refresh = 0  # answer tokens after which the full model reads them itself; 0: never
     return plan
 
 

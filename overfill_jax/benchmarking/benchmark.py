@@ -12,9 +12,8 @@ import ml_collections
 from overfill_jax import files
 from overfill_jax.benchmarking.loading import time_loading
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
-from overfill_jax.chips import GIB
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.table import as_markdown, as_text, scaled
+from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
 
 AS_IT_IS = "as configured"
 
@@ -104,7 +103,7 @@ def step_cells(found: list[StepTime]) -> list[list[str]]:
     timed = ["median", "fastest", "slowest", "speed", "tokens/s", "MFU"]
     rows = []
     for one in found:
-        row = [one.name, _gib(one.temporary), _gib(one.logits), f"{one.compile_seconds:.0f} s"]
+        row = [one.name, gib(one.temporary), gib(one.logits), f"{one.compile_seconds:.0f} s"]
         if one.seconds:
             row += [f"{s:.3g} s" for s in (one.median, min(one.seconds), max(one.seconds))]
             row += [f"{found[0].median / one.median:.2f} x", scaled(round(one.tokens / one.median))]
@@ -134,10 +133,6 @@ def with_settings(config: ml_collections.ConfigDict, settings: str) -> ml_collec
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"benchmark.variants: found {settings!r} ({error})") from error
     return copy
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"
 
 
 SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {
