@@ -162,4 +162,4 @@ def _fit(plan: InferencePlan) -> str:
     needed, there = sum(plan.memory().values()), plan.machine.chip.memory
     if needed <= there:
         return ""
-    return f"; but it does not fit: {needed / GIB:.1f} GiB of {there / GIB:.1f} a chip"
+    return f"; but it does not fit: {needed / GIB:.1f} GiB on a chip of {there / GIB:.1f}"

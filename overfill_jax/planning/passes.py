@@ -1,7 +1,8 @@
 """Seconds of one forward pass, by the bytes that it moves and the FLOPs that it takes.
 
 The products with the weights, the logits and attention follow each other; each takes as long as its
-FLOPs or its bytes, whichever take longer. Activations stay on the chip.
+FLOPs or its bytes, whichever take longer. Attention reads what is filled of the cache; no prompt is
+padded; activations stay on the chip.
 """
 
 import dataclasses
