@@ -60,9 +60,11 @@ def _benchmark() -> ml_collections.ConfigDict:
     """Speed and memory on the machine here."""
     benchmark = ml_collections.ConfigDict()
     # The "train" step, with random weights of the shape in `plan.model`; or "load", making the
-    # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`.
+    # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`; or "refresh",
+    # the pair in the workdir on `evaluate.source` under every policy.
     benchmark.subject = "train"
     benchmark.steps = 10  # timed train steps of each variant; 0: compiled only
+    benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
 
@@ -193,6 +195,12 @@ def _generate() -> ml_collections.ConfigDict:
     generate.top_k = 0  # 0: no limit
     generate.top_p = 1.0
     generate.stop = ()  # strings that end an answer
+    # When the full model reads again what the decoder wrote: none, "every" so many tokens, or
+    # "entropy", also where the decoder's distribution has more than so many nats.
+    generate.refresh = "none"
+    generate.refresh_interval = 16
+    generate.refresh_entropy = 2.0
+    generate.refresh_strictness = 0.0  # 0: all it wrote stands; 1: what the full model would write
     generate.system = ""  # system message of a chat
     generate.dtype = "bfloat16"
     return generate

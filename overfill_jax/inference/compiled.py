@@ -15,7 +15,13 @@ from jaxtyping import Array, Bool, Int, Key, UInt
 
 from overfill_jax.inference.sampling import row_keys, sample
 from overfill_jax.inference.serving_cache import ServingCache
-from overfill_jax.inference.serving_model import ServingModel, extend, logits_of, prefill
+from overfill_jax.inference.serving_model import (
+    ServingModel,
+    extend,
+    last_of,
+    logits_of,
+    prefill,
+)
 
 # Most tokens that one call of the loop writes before the host looks at them: few enough that a
 # stop string ends an answer soon, enough that the round trip costs nothing.
@@ -62,10 +68,11 @@ def read_prompts(
     the decoder reads itself: it is the token that it reads next.
     """
     compilations["read_prompts"] += 1
-    logits, cache = prefill(reader, prompts, lengths, slots)
+    hidden, cache = prefill(reader, prompts, lengths, slots)
     cache = cache.astype(dtype)
     keys, step = row_keys(seed, rows), jnp.zeros_like(lengths)
     if first_token == "full":
+        logits = logits_of(reader, last_of(hidden, lengths))
         return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1)
     last = jnp.maximum(lengths - 1, 0)
     token = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]

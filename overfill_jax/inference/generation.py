@@ -66,8 +66,9 @@ class Generator:
         self._pad_id = pad_id
         self._tokenizer = tokenizer
         self._refresh = refresh
-        # Of all answers so far: tokens that the writer proposed, and those that the reader let be.
-        self.drafted = self.kept = 0
+        # Of all answers so far: times that the reader read a row's block again, tokens that the
+        # writer had proposed in them, and those that the reader let stand.
+        self.blocks = self.drafted = self.kept = 0
 
     def generate(
         self,
@@ -200,6 +201,7 @@ class Generator:
             verifies=self._refresh.verifies,
         )
         live = ~ended
+        self.blocks += int(live.sum())
         self.drafted += int(np.asarray(drafted)[live].sum())
         self.kept += int((np.asarray(new)[live] != NO_TOKEN).sum() - live.sum())
         return writing, new

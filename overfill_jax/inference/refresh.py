@@ -23,12 +23,20 @@ from overfill_jax.inference.acceptance import accepted, unsure
 from overfill_jax.inference.compiled import NO_TOKEN, Writing, compilations
 from overfill_jax.inference.sampling import sample
 from overfill_jax.inference.serving_cache import ServingCache
-from overfill_jax.inference.serving_model import ServingModel, extend, logits_of
+from overfill_jax.inference.serving_model import ServingModel, extend, last_of, logits_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Refresh:
     """When the full model reads again, and what it lets stand.
+
+    >>> lossless = overfill_jax.Refresh(interval=8, strictness=1.0)
+    >>> careful = overfill_jax.TwoStage(full, decoder, refresh=lossless)
+    >>> alone = overfill_jax.TwoStage(full, full)
+    >>> careful.generate(["Hello!"], max_new_tokens=8) == alone.generate(
+    ...     ["Hello!"], max_new_tokens=8
+    ... )
+    True
 
     Attributes:
       interval: R, answer tokens from one refresh to the next: at most R - 1 drafted by the
@@ -40,8 +48,8 @@ class Refresh:
     """
 
     interval: int
-    entropy: float
-    strictness: float
+    entropy: float = math.inf
+    strictness: float = 0.0
 
     def __post_init__(self):
         if self.interval < 1:
@@ -119,8 +127,8 @@ def write_block(
         )
     else:
         kept = draft.counts
-        last = jnp.take_along_axis(hidden, kept[:, None, None], axis=1)[:, 0]
-        token = sample(logits_of(reader, last), writing.keys, writing.step + kept, **limits)
+        logits = logits_of(reader, last_of(hidden, kept + 1))
+        token = sample(logits, writing.keys, writing.step + kept, **limits)
     new = jnp.where(ended, 0, kept + 1)
     places = jnp.arange(interval)
     tokens = jnp.pad(draft.tokens, ((0, 0), (0, 1)))
@@ -178,8 +186,8 @@ def _keys_of_places(writing: Writing, interval: int):
     return jax.vmap(jax.vmap(key, (None, 0)))(writing.keys, steps)
 
 
-def none_or(policy: str, interval: int, entropy: float, strictness: float) -> Refresh | None:
-    """The policy by its name.
+def find_refresh(policy: str, interval: int, entropy: float, strictness: float) -> Refresh | None:
+    """The policy of this name; None for none.
 
     Raises:
       InputError: the name is not one of none, every and entropy, or a number is out of range.

@@ -102,8 +102,8 @@ def _join(
 
 def prefill(
     model: ServingModel, tokens: Int[Array, "B P"], lengths: Int[Array, "B"], slots: int
-) -> tuple[Float[Array, "B V"], ServingCache]:
-    """Reads right-padded prompts; logits of each one's last token, and a cache with `slots`."""
+) -> tuple[Float[Array, "B P D"], ServingCache]:
+    """Reads right-padded prompts: their last hidden states, and a cache of `slots` slots a row."""
     segments = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(jnp.int32)
     room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0))
 
@@ -115,9 +115,7 @@ def prefill(
 
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden, key, value = _run(model, tokens, positions, mix)
-    last = jnp.maximum(lengths - 1, 0)[:, None, None]
-    hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
-    return logits_of(model, hidden), ServingCache(key, value, lengths)
+    return hidden, ServingCache(key, value, lengths)
 
 
 def extend(
@@ -143,6 +141,12 @@ def logits_of(model: ServingModel, hidden: Float[Array, "... D"]) -> Float[Array
     equation = "...d,vd->...v" if model.unembed is None else "...d,dv->...v"
     kernel = model.embed if model.unembed is None else model.unembed
     return jnp.einsum(equation, hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def last_of(hidden: Float[Array, "B T D"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
+    """Of the last of `lengths[b]` tokens in each row."""
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    return jnp.take_along_axis(hidden, last, axis=1)[:, 0]
 
 
 def _run(model: ServingModel, tokens, positions, mix):

@@ -13,7 +13,7 @@ from overfill_jax.inference.compiled import compilations
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import GREEDY, Sampling, log_probabilities
-from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
+from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
 from tests.builders import random_model
 
 NEW, BATCH = 24, 6
@@ -65,7 +65,12 @@ def test_a_refreshed_answer_by_hand(full, near, prompts, first_token):
     interval, (prompt,) = 4, prompts[3:4]
     found, _ = answers_of(full, near, [prompt], Refresh(interval, math.inf, 0.0), first=first_token)
     reader, writer = lay_out(full), lay_out(near)
-    read = jax.jit(lambda tokens, length: prefill(reader, tokens, length, 64))
+
+    @jax.jit
+    def read(tokens, lengths):
+        hidden, cache = prefill(reader, tokens, lengths, 64)
+        return logits_of(reader, last_of(hidden, lengths)), cache
+
     step = jax.jit(lambda token, cache: extend(writer, token, cache))
 
     def full_reads(tokens):
@@ -155,8 +160,8 @@ def chance_of_second_and_third(full, prompt, sampling):
     def next_token(texts):
         texts = jnp.array(texts)
         lengths = jnp.full(len(texts), texts.shape[1])
-        logits, _ = read(model, texts, lengths, texts.shape[1])
-        return np.exp(log_probabilities(logits, **sampling.limits()))
+        hidden, _ = read(model, texts, lengths, texts.shape[1])
+        return np.exp(log_probabilities(logits_of(model, hidden[:, -1]), **sampling.limits()))
 
     v = range(7)
     first = next_token([prompt])[0]

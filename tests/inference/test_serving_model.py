@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from overfill_jax import two_stage
-from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
+from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
 from tests.builders import CONFIG, make_model
 
-LENGTHS = np.array([12, 7, 1], np.int32)
+LENGTHS = jnp.array([12, 7, 1])
 FAMILIES = {
     "bias and norms, untied": {},
     "tied": {"qkv_bias": False, "qk_norm": False, "tied_embeddings": True},
@@ -33,6 +33,7 @@ def test_it_computes_what_training_computes(changes):
 
     reader, writer = lay_out(full), lay_out(decoder)
     found, cache = jax.jit(prefill, static_argnums=3)(reader, tokens(12), LENGTHS, 17)
+    found = logits_of(reader, last_of(found, LENGTHS))
     np.testing.assert_allclose(found, first, atol=1e-5)
     at_once, _ = jax.jit(extend)(writer, tokens(5), cache)
     np.testing.assert_allclose(logits_of(writer, at_once), more, atol=1e-5)
