@@ -16,6 +16,7 @@ from overfill_jax.inference.serving_cache import ServingCache, attend, write
 from overfill_jax.model.attention import attention
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import constrain
+from overfill_jax.model.quantised import Quantised, product
 from overfill_jax.model.rope import rotate, rotation
 from overfill_jax.model.transformer import Model, Params
 
@@ -36,26 +37,29 @@ class Layer:
     """
 
     attention_norm: Float[Array, "D"]
-    qkv: Float[Array, "D K G_plus_2 H"]
+    qkv: Float[Array, "D K G_plus_2 H"] | Quantised
     qkv_bias: Float[Array, "K G_plus_2 H"] | None
     query_norm: Float[Array, "H"] | None
     key_norm: Float[Array, "H"] | None
-    out: Float[Array, "N H D"]
+    out: Float[Array, "NH D"] | Quantised
     mlp_norm: Float[Array, "D"]
-    gate_up: Float[Array, "D 2 F"]
-    down: Float[Array, "F D"]
+    gate_up: Float[Array, "D 2 F"] | Quantised
+    down: Float[Array, "F D"] | Quantised
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ServingModel:
-    """A config with its weights in the dtype of the computation; `unembed` is None where tied."""
+    """A config with its weights, in the dtype of the computation or quantised.
+
+    `unembed` is None where the embedding does its work.
+    """
 
     config: ModelConfig = dataclasses.field(metadata={"static": True})
     embed: Float[Array, "V D"]
     layers: tuple[Layer, ...]
     final_norm: Float[Array, "D"]
-    unembed: Float[Array, "D V"] | None
+    unembed: Float[Array, "D V"] | Quantised | None
 
 
 def lay_out(model: Model) -> ServingModel:
@@ -67,34 +71,43 @@ def lay_out(model: Model) -> ServingModel:
         embed=params["embed"]["embedding"].astype(c.dtype),
         layers=layers,
         final_norm=params["final_norm"]["scale"].astype(c.dtype),
-        unembed=None if c.tied_embeddings else params["unembed"]["kernel"].astype(c.dtype),
+        unembed=_cast(params["unembed"]["kernel"], c.dtype) if "unembed" in params else None,
     )
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
-    layer = jax.tree.map(lambda leaf: leaf[index].astype(dtype), stacked)
+    layer = _cast(jax.tree.map(lambda leaf: leaf[index], stacked), dtype)
     attention, mlp = layer["attention"], layer["mlp"]
     query, key, value = (attention[name] for name in ("query", "key", "value"))
     norms = {
         name: attention[name]["scale"] if name in attention else None
         for name in ("query_norm", "key_norm")
     }
+    out = attention["out"]["kernel"]
     return Layer(
         attention_norm=layer["attention_norm"]["scale"],
-        qkv=_join(query["kernel"], key["kernel"], value["kernel"]),
+        qkv=jax.tree.map(_join, query["kernel"], key["kernel"], value["kernel"]),
         qkv_bias=_join(query["bias"], key["bias"], value["bias"]) if "bias" in query else None,
         **norms,
-        out=attention["out"]["kernel"],
+        out=out if isinstance(out, Quantised) else out.reshape(-1, out.shape[-1]),
         mlp_norm=layer["mlp_norm"]["scale"],
-        gate_up=jnp.stack([mlp["gate"]["kernel"], mlp["up"]["kernel"]], axis=1),
+        gate_up=jax.tree.map(_stack, mlp["gate"]["kernel"], mlp["up"]["kernel"]),
         down=mlp["down"]["kernel"],
     )
 
 
-def _join(
-    query: Float[Array, "*in N H"], key: Float[Array, "*in K H"], value: Float[Array, "*in K H"]
-) -> Float[Array, "*in K G_plus_2 H"]:
+def _cast(tree, dtype: str):
+    """All but integers."""
+    return jax.tree.map(lambda x: x if x.dtype in (jnp.int8, jnp.int4) else x.astype(dtype), tree)
+
+
+def _stack(gate: Array, up: Array) -> Array:
+    return jnp.stack([gate, up], axis=-2)
+
+
+def _join(query: Array, key: Array, value: Array) -> Array:
+    """[..., N, H] and twice [..., K, H] as [..., K, G + 2, H]."""
     # By kv head, so that a mesh axis which splits the heads splits the joined array as well.
     grouped = query.reshape(*key.shape[:-1], -1, key.shape[-1])
     return jnp.concatenate([grouped, key[..., None, :], value[..., None, :]], axis=-2)
@@ -138,6 +151,8 @@ def extend(
 
 def logits_of(model: ServingModel, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """In float32."""
+    if isinstance(model.unembed, Quantised):
+        return product(hidden.astype(jnp.float32), model.unembed)
     equation = "...d,vd->...v" if model.unembed is None else "...d,dv->...v"
     kernel = model.embed if model.unembed is None else model.unembed
     return jnp.einsum(equation, hidden, kernel, preferred_element_type=jnp.float32)
@@ -159,16 +174,16 @@ def _run(model: ServingModel, tokens, positions, mix):
         query, key, value = _project(c, layer, rms_norm(x, layer.attention_norm, c), rope)
         mixed, entries = mix(query, key, value, index)
         cached.append(entries)
-        x = x + mixed.reshape(*x.shape[:2], -1) @ layer.out.reshape(-1, c.hidden_size)
-        inner = jnp.einsum("btd,dsf->btsf", rms_norm(x, layer.mlp_norm, c), layer.gate_up)
-        x = x + (jax.nn.silu(inner[..., 0, :]) * inner[..., 1, :]) @ layer.down
+        x = x + product(mixed.reshape(*x.shape[:2], -1), layer.out)
+        inner = product(rms_norm(x, layer.mlp_norm, c), layer.gate_up)
+        x = x + product(jax.nn.silu(inner[..., 0, :]) * inner[..., 1, :], layer.down)
         x = constrain(x, "batch", None, None)
     keys, values = zip(*cached, strict=True)
     return rms_norm(x, model.final_norm, c), keys, values
 
 
 def _project(c: ModelConfig, layer: Layer, x: Float[Array, "B T D"], rope):
-    projected = jnp.einsum("btd,dkgh->btkgh", x, layer.qkv)
+    projected = product(x, layer.qkv)
     if layer.qkv_bias is not None:
         projected += layer.qkv_bias
     query, key, value = jnp.split(projected, (c.group_size, c.group_size + 1), axis=3)
