@@ -62,9 +62,16 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark = ml_collections.ConfigDict()
     # The "train" step, with random weights of the shape in `plan.model`; or "load", making the
     # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`; or "refresh",
-    # the pair in the workdir on `evaluate.source` under every policy.
+    # the pair in the workdir on `evaluate.source` under every policy; or "inference", answers of
+    # full model, decoder and both, with random weights of the shape in `plan.model`.
     benchmark.subject = "train"
     benchmark.steps = 10  # timed train steps of each variant; 0: compiled only
+    benchmark.batches = (1, 8, 64)  # of answers: rows, prompt tokens, answer tokens
+    benchmark.prompts = (512, 2048, 8192)
+    benchmark.answers = (128, 512, 1024)
+    benchmark.precision = 0  # bits of the decoder's weights, 8 or 4; 0: as `generate.dtype`
+    benchmark.repeats = 3  # timed answers of each system, in turn
+    benchmark.transformers = True  # where it is installed: the same weights and prompts with it
     benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark

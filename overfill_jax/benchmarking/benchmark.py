@@ -10,6 +10,8 @@ import jax
 import ml_collections
 
 from overfill_jax import files
+from overfill_jax.benchmarking.breakdown import plot_breakdown
+from overfill_jax.benchmarking.inference import FULL, Answered, time_answers
 from overfill_jax.benchmarking.loading import time_loading
 from overfill_jax.benchmarking.refresh import plot_refresh, time_refresh
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
@@ -102,6 +104,37 @@ def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     return title, [header, *cells], {"variants": numbers}
 
 
+def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
+    """Answers of all systems at every size; plots beside the table."""
+    found, bandwidth = time_answers(config)
+    plot_breakdown(found, workdir / "benchmark" / "breakdown.png")
+    title = (
+        f"Answers of {config.plan.model}, {config.generate.dtype}, memory of "
+        f"{bandwidth / 1e9:.0f} GB/s"
+    )
+    numbers = [
+        dataclasses.asdict(one) | {"step": one.step, "reached": one.reached} for one in found
+    ]
+    return title, answer_cells(found), {"bandwidth": bandwidth, "answers": numbers}
+
+
+def answer_cells(found: list[Answered]) -> list[list[str]]:
+    """A row for every system and size, set against the full model at that size."""
+    header = ["system", "batch", "in", "out", "first token", "ms/token", "tokens/s", "over full"]
+    header += ["MB/token", "of the memory", "compiled"]
+    full = {(a.batch, a.prompt, a.answer): a.total for a in found if a.system == FULL}
+    rows = []
+    for one in found:
+        size = one.batch, one.prompt, one.answer
+        row = [one.system, *map(str, size), f"{1e3 * one.first:.1f} ms", f"{1e3 * one.step:.2f}"]
+        row += [scaled(round(one.batch / one.step))]
+        row += [f"{full[size] / one.total:.2f} x" if size in full else ""]
+        row += ["" if one.bytes is None else f"{one.bytes / 1e6:,.0f}"]
+        row += ["" if one.reached is None else f"{one.reached:.0%}"]
+        rows.append([*row, f"{one.compile_seconds:.0f} s"])
+    return [header, *rows]
+
+
 def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     """The pair of `workdir` under each refresh policy; a plot beside the table."""
     found = time_refresh(config, workdir)
@@ -166,4 +199,5 @@ SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {
     "train": train_steps,
     "load": loading,
     "refresh": refresh,
+    "inference": inference,
 }

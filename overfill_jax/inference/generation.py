@@ -94,14 +94,14 @@ class Generator:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         for row, prompt in enumerate(prompts):
             self.check_prompt(prompt, max_new_tokens, f"prompt {row}")
-        drafts = [self._draft(max_new_tokens, stop) for _ in prompts]
+        drafts = [self.draft(max_new_tokens, stop) for _ in prompts]
         # Prompts of like length share a batch, so that little of it is padding.
         by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         with tqdm(total=len(prompts), unit=" answers", disable=not show_progress) as bar:
             for start in range(0, len(prompts), batch_size):
                 batch = {row: drafts[row] for row in by_length[start : start + batch_size]}
                 size = min(bucket(len(batch), smallest=1), batch_size)
-                for _ in self._grow(batch, prompts, size, sampling, max_new_tokens, CHUNK):
+                for _ in self.grow(batch, prompts, size, sampling, max_new_tokens, CHUNK):
                     pass
                 bar.update(len(batch))
         return [draft.answer() for draft in drafts]
@@ -119,8 +119,8 @@ class Generator:
           InputError: as `generate`.
         """
         self.check_prompt(prompt, max_new_tokens, "prompt")
-        draft = self._draft(max_new_tokens, stop)
-        for _ in self._grow({0: draft}, [prompt], 1, sampling, max_new_tokens, STREAMED_CHUNK):
+        draft = self.draft(max_new_tokens, stop)
+        for _ in self.grow({0: draft}, [prompt], 1, sampling, max_new_tokens, STREAMED_CHUNK):
             if text := draft.release():
                 yield text
 
@@ -135,7 +135,12 @@ class Generator:
         for model in (self._reader, self._writer):
             check_prompt(prompt, max_new_tokens, model.config, name)
 
-    def _draft(self, max_new_tokens: int, stop: str | Sequence[str]) -> Draft:
+    def draft(self, max_new_tokens: int, stop: str | Sequence[str] = ()) -> Draft:
+        """An empty answer, to be grown.
+
+        Raises:
+          InputError: a stop string is empty, or there is no tokenizer to find it with.
+        """
         stop = (stop,) if isinstance(stop, str) else stop
         if "" in stop:
             raise InputError("stop: found an empty string, which would end every answer at once")
@@ -143,7 +148,7 @@ class Generator:
             raise InputError(f"stop: found {stop[0]!r}, but there is no tokenizer to find it with")
         return Draft(max_new_tokens, self._stop_ids.tolist(), stop, self._tokenizer)
 
-    def _grow(
+    def grow(
         self,
         drafts: dict[int, Draft],
         prompts: Sequence[Ids],
@@ -152,7 +157,16 @@ class Generator:
         max_new_tokens: int,
         chunk: int,
     ) -> Iterator[None]:
-        """Writes the drafts of some rows in a batch of `size`; yields each time they have grown."""
+        """Writes the drafts of some rows in one batch; yields each time they have grown.
+
+        Args:
+          drafts: by row.
+          prompts: of all rows.
+          size: rows of the batch; those without a draft only fill it.
+          sampling: how tokens are chosen.
+          max_new_tokens: as of the drafts.
+          chunk: most tokens between two looks at them.
+        """
         at_once, most = chunk, max_new_tokens
         if self._refresh is not None:  # a block may reach beyond the answer's end
             at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval

@@ -18,6 +18,7 @@ from overfill_jax.model.quantised import (
     quantise,
     quantise_model,
     restore,
+    stored_bytes,
 )
 from overfill_jax.model.transformer import Model, unembedding
 from overfill_jax.weights.folders import OURS, check_target, load_model, load_origin, save_model
@@ -36,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     save_model(target, quantised, source, load_origin(source))
     for name, error in errors(model, quantised).items():
         logging.info("%s: %.2f %% off", name, 100 * error)
-    before, after = (sum(x.nbytes for x in jax.tree.leaves(m.params)) for m in (model, quantised))
+    before, after = (stored_bytes(one.params) for one in (model, quantised))
     logging.info("saved %s: %.1f MB of weights, of %.1f MB", target, after / 1e6, before / 1e6)
 
 

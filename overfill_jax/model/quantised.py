@@ -161,6 +161,13 @@ def scheme_of(params: Params) -> Scheme | None:
     return Scheme(8 if kernel.values.dtype == jnp.int8 else 4, 0 if groups == 1 else size)
 
 
+def stored_bytes(params: Params) -> float:
+    """Of these weights; two int4 take one byte on the devices that multiply with them."""
+    leaves = jax.tree.leaves(params)
+    bits = sum(leaf.size * (4 if leaf.dtype == jnp.int4 else 8 * leaf.itemsize) for leaf in leaves)
+    return bits / 8
+
+
 def to_plain(params: Params) -> Params:
     """The same tree of nothing but dicts and arrays, as files hold it."""
     return jax.tree.map(

@@ -1,5 +1,6 @@
 """The benchmarks on a small shape: what they measure, and what they refuse."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from overfill_jax.benchmarking import train_step
 from overfill_jax.benchmarking.benchmark import run, with_settings
 from overfill_jax.benchmarking.train_step import fill, largest_logits
 from overfill_jax.errors import InputError
+from overfill_jax.model.size import parameters_by_part
 from overfill_jax.planning.workload import read_workload
 from overfill_jax.weights.hugging_face_config import to_hugging_face
 from tests.builders import CONFIG
@@ -117,4 +119,71 @@ def test_unknown_subjects(config, tmp_path):
     with pytest.raises(
         InputError, match=r"benchmark.subject: found 'sleep', expected one of train"
     ):
+        run(config, tmp_path)
+
+
+def test_answers_of_all_systems(config, tmp_path, monkeypatch):
+    config.benchmark.update(
+        subject="inference", batches=(1, 2), prompts=(16,), answers=(4, 20), repeats=1
+    )
+    config.benchmark.transformers = False
+    config.benchmark.precision = 8
+    config.generate.update(dtype="float32", cache="int8", refresh="every", refresh_interval=4)
+    run(config, tmp_path)
+    found = json.loads((tmp_path / "benchmark/inference.json").read_text())
+    assert found["bandwidth"] > 1e8
+    sizes = [(one["batch"], one["prompt"], one["answer"]) for one in found["answers"]]
+    assert sizes == [(b, 16, a) for b in (1, 2) for a in (4, 20) for _ in range(3)]
+    for one in found["answers"]:
+        assert 0 < one["first"] < one["total"]
+        assert one["reached"] == one["bytes"] / found["bandwidth"] / one["step"]
+    full, decoder, both = found["answers"][3:6]
+    assert (full["system"], decoder["system"], both["system"]) == (
+        "full", "decoder alone", "two-stage",
+    )  # fmt: skip
+    # The weights of the qwen3 family have no bias, as the file that gives the shape says.
+    parts = parameters_by_part(dataclasses.replace(CONFIG, qkv_bias=False))
+    weights = sum(parts.values()) - parts["embed"]
+    entries = 26 * 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim
+    assert full["bytes"] == 4 * (weights + entries)
+    assert decoder["bytes"] == both["bytes"] < full["bytes"] / 2
+    assert (tmp_path / "benchmark/breakdown.png").stat().st_size > 10_000
+    assert "over full" in (tmp_path / "benchmark/inference.md").read_text()
+
+
+def test_the_pair_under_every_refresh_policy(prepared, trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    config = make_config(workdir)
+    config.benchmark.update(subject="refresh", intervals=(1, 4))
+    config.evaluate.max_new_tokens = 8
+    run(config, workdir)
+    found = json.loads((workdir / "benchmark/refresh.json").read_text())["policies"]
+    names = ["full model alone", "none", "every 4", "every 1", "entropy 2, every 4"]
+    names += ["verified, every 4", "verified, every 1"]
+    assert [one["name"] for one in found] == names
+    by_name = {one["name"]: one for one in found}
+    assert by_name["every 1"]["loss"] == pytest.approx(by_name["full model alone"]["loss"])
+    assert by_name["none"]["loss"] != by_name["every 1"]["loss"]
+    for name in ("every 1", "verified, every 4", "verified, every 1"):
+        assert by_name[name]["as_full"] == 1.0
+    assert by_name["verified, every 4"]["acceptance"] < 1 == by_name["every 4"]["acceptance"]
+    assert 1 < by_name["every 4"]["speed_up"] < by_name["none"]["speed_up"]
+    assert by_name["every 1"]["speed_up"] == 1
+    assert (workdir / "benchmark/refresh.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"intervals": ()}, r"benchmark.intervals: found \(\), expected numbers"),
+        ({"subject": "inference", "answers": (1,)}, r"benchmark.answers: found \(1,\)"),
+        ({"subject": "inference", "repeats": 0}, "benchmark.repeats: found 0"),
+        ({"subject": "inference", "prompts": (120,)}, "more than the 128 positions"),
+        ({"subject": "inference", "precision": 5}, "quantise.bits: found 5"),
+    ],
+)
+def test_sizes_that_cannot_be_timed_are_named(config, tmp_path, changes, message):
+    config.benchmark.update(answers=(10,), batches=(1,))
+    config.benchmark.update(changes)
+    with pytest.raises(InputError, match=message):
         run(config, tmp_path)
