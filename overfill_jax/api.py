@@ -179,6 +179,9 @@ def prune(
     >>> decoder = overfill_jax.prune(full, importance, hidden=64, intermediate=0.5)
     >>> decoder.config.hidden_size, decoder.config.intermediate_size
     (64, 160)
+    >>> shallow = overfill_jax.prune(full, importance, heads=0.5, depth=0.25, layers="firstlast")
+    >>> shallow.config.group_size, shallow.config.handoff.layers
+    (1, (0, 1, 3))
 
     Args:
       full: the model that `importance` was measured on.

@@ -12,8 +12,9 @@ class Handoff:
     Part of the decoder's shape, so that it goes wherever that goes. Of plain numbers, so that it is
     known when compiling.
 
-    >>> overfill_jax.prune(full, importance, kv_heads=0.5, depth=2, layers="last").config.handoff
-    Handoff(layers=(2, 3), kv_heads=((0,), (1,)))
+    >>> shallow = overfill_jax.prune(full, importance, depth=2, layers="last", kv_heads=1)
+    >>> shallow.config.handoff.layers, [len(heads) for heads in shallow.config.handoff.kv_heads]
+    ((2, 3), [1, 1])
 
     Attributes:
       layers: [L'], the full model's layers that the decoder's are copies of.
