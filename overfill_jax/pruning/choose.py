@@ -81,9 +81,7 @@ def choose(
     hidden = pick("hidden", (whole.hidden,), sizes.hidden)
     removes = (sizes.kv_heads, sizes.group) != (whole.kv_heads, whole.group)
     by_head = scores("heads", (count, whole.kv_heads, whole.group), selection, removes)
-    kv_heads = _highest(by_head.sum(axis=2), sizes.kv_heads)
-    within = _highest(np.take_along_axis(by_head, kv_heads[..., None], axis=1), sizes.group)
-    heads = (kv_heads[..., None] * whole.group + within).reshape(count, -1)
+    kv_heads, heads = _best_heads(by_head, sizes)
     chosen = given_layers(layers, count)
     if chosen is None:
         of_layers = scores("layers", (count,), layers, sizes.layers < count)
@@ -183,6 +181,14 @@ def _highest(
 ) -> Int[np.ndarray, "*axes count"]:
     """Of every row, the indices of the highest scores, ascending."""
     return np.sort(np.argsort(-scores, axis=-1, kind="stable")[..., :count]).astype(np.int32)
+
+
+def _best_heads(scores: np.ndarray, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Of every layer the kv heads that are best together, and of these the best query heads."""
+    layers, _, group = scores.shape
+    kv_heads = _highest(scores.sum(axis=2), sizes.kv_heads)
+    within = _highest(np.take_along_axis(scores, kv_heads[..., None], axis=1), sizes.group)
+    return kv_heads, (kv_heads[..., None] * group + within).reshape(layers, -1)
 
 
 def _measured(importance: Importance | None, name: str) -> np.ndarray:
