@@ -38,7 +38,7 @@ def _mesh() -> ml_collections.ConfigDict:
 
 
 def _plan() -> ml_collections.ConfigDict:
-    """What training costs, from the config alone; needs neither weights nor chips."""
+    """What training and answers cost, from the config alone; needs neither weights nor chips."""
     plan = ml_collections.ConfigDict()
     plan.model = ""  # the full model's config.json, or its folder
     plan.chip = "v5e"  # v5e, v5p, v6e, a100, h100, h200
@@ -46,6 +46,13 @@ def _plan() -> ml_collections.ConfigDict:
     plan.prompt_share = 0.5  # of a row's slots, where train.prompt_slots leaves it open
     plan.tokens = 0  # of the training data, prompts and answers; 0: only the cost of a step
     plan.compile = False  # asks the compiler as well (launch/requirements-tpu-compile.txt)
+    plan.chips = 1  # of them that answer together, splitting heads, MLP and vocabulary
+    plan.batch = 1  # prompts answered at once
+    plan.prompt = 512  # tokens of each
+    plan.answer = 1024  # tokens of each answer
+    plan.weights = "bfloat16"  # the decoder's: bfloat16, int8, int4
+    plan.cache = "bfloat16"  # the decoder's: bfloat16, int8
+    plan.refresh = 0  # answer tokens after which the full model reads them itself; 0: never
     return plan
 
 
@@ -53,9 +60,11 @@ def _benchmark() -> ml_collections.ConfigDict:
     """Speed and memory on the machine here."""
     benchmark = ml_collections.ConfigDict()
     # The "train" step, with random weights of the shape in `plan.model`; or "load", making the
-    # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`.
+    # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`; or "refresh",
+    # the pair in the workdir on `evaluate.source` under every policy.
     benchmark.subject = "train"
     benchmark.steps = 10  # timed train steps of each variant; 0: compiled only
+    benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
 
@@ -190,6 +199,12 @@ def _generate() -> ml_collections.ConfigDict:
     generate.top_k = 0  # 0: no limit
     generate.top_p = 1.0
     generate.stop = ()  # strings that end an answer
+    # When the full model reads again what the decoder wrote: none, "every" so many tokens, or
+    # "entropy", also where the decoder's distribution has more than so many nats.
+    generate.refresh = "none"
+    generate.refresh_interval = 16
+    generate.refresh_entropy = 2.0
+    generate.refresh_strictness = 0.0  # 0: all it wrote stands; 1: what the full model would write
     generate.system = ""  # system message of a chat
     generate.dtype = "bfloat16"
     return generate

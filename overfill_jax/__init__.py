@@ -22,6 +22,7 @@ from overfill_jax.api import (
     save,
 )
 from overfill_jax.errors import InputError
+from overfill_jax.inference.refresh import Refresh
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.handoff import Handoff
@@ -35,6 +36,7 @@ __all__ = [
     "KVCache",
     "LanguageModel",
     "ModelConfig",
+    "Refresh",
     "TwoStage",
     "calibrate",
     "export",

@@ -29,6 +29,7 @@ from overfill_jax.inference.arguments import (
 )
 from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
@@ -217,8 +218,20 @@ class TwoStage:
     With the same model twice it is that model alone.
     """
 
-    def __init__(self, full: LanguageModel, decoder: LanguageModel, first_token: str = "full"):
-        """Joins the two; `first_token` says who gives the first answer token, as in training.
+    def __init__(
+        self,
+        full: LanguageModel,
+        decoder: LanguageModel,
+        first_token: str = "full",
+        refresh: Refresh | None = None,
+    ):
+        """Joins the two.
+
+        Args:
+          full: reads the prompts.
+          decoder: writes the answers.
+          first_token: who gives the first answer token, as in training.
+          refresh: when the full model reads again what the decoder has written; None for never.
 
         Raises:
           InputError: the decoder cannot read the full model's cache, or was made for another full
@@ -231,7 +244,13 @@ class TwoStage:
         self.first_token = first_token
         tokenizer = full.tokenizer
         self._generator = Generator(
-            full.model, decoder.model, first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer
+            full.model,
+            decoder.model,
+            first_token,
+            tokenizer.stop_ids,
+            tokenizer.pad_id,
+            tokenizer,
+            refresh,
         )
 
     def prefill(

@@ -1,9 +1,9 @@
 """The command line: `python -m overfill_jax.main STAGE --config=configs/NAME.py --workdir=DIR`.
 
 Settings are overridden by key: `--config.train.steps=200`. `plan` takes its most usual ones as
-`--chip=v5e --topology=4x4 --compile`, too. Bad input ends with one line and exit
-status 2; `--traceback` shows where it was found. Every process of a job on several hosts is given
-the same command; what one process fails with, all of them end with.
+`--chip=v5e --topology=4x4 --compile`, too, and `--batch=1 --prompt=512 --answer=1024`. Bad input
+ends with one line and exit status 2; `--traceback` shows where it was found. Every process of a job
+on several hosts is given the same command; what one process fails with, all of them end with.
 """
 
 import contextlib
@@ -26,6 +26,19 @@ from overfill_jax.stages import JOBS, STAGES, run_stage
 
 # `ru_maxrss` counts bytes on macOS and KiB elsewhere.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+# Keys of `plan` that are flags, too.
+PLAN_FLAGS = (
+    "chip",
+    "topology",
+    "compile",
+    "chips",
+    "batch",
+    "prompt",
+    "answer",
+    "weights",
+    "cache",
+    "refresh",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -119,7 +132,7 @@ def _spelled_out(argv: Sequence[str]) -> list[str]:
     """The flags of `plan` by their whole names."""
     if "plan" not in argv:
         return list(argv)
-    short = re.compile(r"--(chip|topology|compile)(?==|$)")
+    short = re.compile(rf"--({'|'.join(PLAN_FLAGS)})(?==|$)")
     return [short.sub(r"--config.plan.\1", word, count=1) for word in argv]
 
 

@@ -11,10 +11,10 @@ import ml_collections
 
 from overfill_jax import files
 from overfill_jax.benchmarking.loading import time_loading
+from overfill_jax.benchmarking.refresh import plot_refresh, time_refresh
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
-from overfill_jax.chips import GIB
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.table import as_markdown, as_text, scaled
+from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
 
 AS_IT_IS = "as configured"
 
@@ -28,6 +28,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if c.subject not in SUBJECTS:
         raise InputError(
             f"benchmark.subject: found {c.subject!r}, expected one of {', '.join(SUBJECTS)}"
+        )
+    if not c.intervals or min(c.intervals) < 1:
+        raise InputError(
+            f"benchmark.intervals: found {tuple(c.intervals)}, expected numbers of at least 1"
         )
     if c.steps < 0:
         raise InputError(f"benchmark.steps: found {c.steps}, expected at least 0")
@@ -98,13 +102,35 @@ def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     return title, [header, *cells], {"variants": numbers}
 
 
+def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
+    """The pair of `workdir` under each refresh policy; a plot beside the table."""
+    found = time_refresh(config, workdir)
+    plot_refresh(found, workdir / "benchmark" / "refresh.png")
+    c = config.evaluate
+    title = f"Refresh on {c.source}, greedy, {c.dtype}, batches of {c.batch_size}"
+    header = ["refresh", "loss", "accuracy", "as full", "stands", "speed-up, bytes", "seconds"]
+    cells = [
+        [
+            one.name,
+            "" if one.loss is None else f"{one.loss:.4f}",
+            f"{one.accuracy:.3f}",
+            f"{one.as_full:.1%}",
+            "" if one.acceptance is None else f"{one.acceptance:.1%}",
+            f"{one.speed_up:.2f} x",
+            f"{one.seconds:.2f}",
+        ]
+        for one in found
+    ]
+    return title, [header, *cells], {"policies": [dataclasses.asdict(one) for one in found]}
+
+
 def step_cells(found: list[StepTime]) -> list[list[str]]:
     """A row for every variant, set against the first."""
     header = ["step", "temporary", "logits", "compiled"]
     timed = ["median", "fastest", "slowest", "speed", "tokens/s", "MFU"]
     rows = []
     for one in found:
-        row = [one.name, _gib(one.temporary), _gib(one.logits), f"{one.compile_seconds:.0f} s"]
+        row = [one.name, gib(one.temporary), gib(one.logits), f"{one.compile_seconds:.0f} s"]
         if one.seconds:
             row += [f"{s:.3g} s" for s in (one.median, min(one.seconds), max(one.seconds))]
             row += [f"{found[0].median / one.median:.2f} x", scaled(round(one.tokens / one.median))]
@@ -136,11 +162,8 @@ def with_settings(config: ml_collections.ConfigDict, settings: str) -> ml_collec
     return copy
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"
-
-
 SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {
     "train": train_steps,
     "load": loading,
+    "refresh": refresh,
 }

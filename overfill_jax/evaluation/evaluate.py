@@ -2,9 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 import ml_collections
@@ -15,14 +14,10 @@ from tqdm import tqdm
 
 from overfill_jax import files
 from overfill_jax.data.batches import evaluation_batches
-from overfill_jax.data.chat import load_template
-from overfill_jax.data.instructions import Example, Rejected, load_examples, read_options
-from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
-from overfill_jax.errors import InputError
+from overfill_jax.data.instructions import Rejected
 from overfill_jax.evaluation import report, results, table
 from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
 from overfill_jax.evaluation.answer_loss import answer_loss
-from overfill_jax.evaluation.matching import find_match
 from overfill_jax.evaluation.results import Result, Verdict
 from overfill_jax.evaluation.systems import (
     FULL,
@@ -31,13 +26,13 @@ from overfill_jax.evaluation.systems import (
     find_systems,
     missing_folders,
 )
+from overfill_jax.evaluation.task import Task, load_task
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator, check_prompt
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
 from overfill_jax.model.transformer import Model
 from overfill_jax.training.objective import answer_log_likelihoods
-from overfill_jax.two_stage import FIRST_TOKEN
 from overfill_jax.weights.folders import load_config, load_model
 
 # Answer slots of a row whose logits exist at a time.
@@ -45,27 +40,6 @@ LOSS_CHUNK = 64
 
 # Of the module, so that systems of the same shapes share one compilation.
 _log_likelihoods = jax.jit(answer_log_likelihoods, static_argnames=("first_token", "chunk"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What every system is asked, and how its answers are judged.
-
-    Attributes:
-      examples: prompts with their reference answers.
-      tokenizer: of the full model, which all systems share.
-      match: whether an answer equals its reference.
-      first_token: who gives the first answer token of a pair, `full` or `decoder`.
-      max_new_tokens: an answer is cut there.
-      batch_size: rows at a time.
-    """
-
-    examples: Sequence[Example]
-    tokenizer: Tokenizer
-    match: Callable[[str, str], bool]
-    first_token: Literal["full", "decoder"]
-    max_new_tokens: int
-    batch_size: int
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -100,41 +74,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     path = report.write(found, described, rejected, c.samples, workdir)
     closing = filter(None, [table.gap_sentence(found), f"Report: {path}"])
     print(f"\n{table.as_text(table.comparison(found))}\n", *closing, sep="\n")
-
-
-def load_task(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Task, list[Rejected]]:
-    """Reads the rows of `evaluate.source`.
-
-    Raises:
-      InputError: the source is not given, cannot be read or holds no usable row; a number is
-        out of range; or `evaluate.match` does not fit the answers.
-    """
-    c = config.evaluate
-    if not c.source:
-        raise InputError("evaluate.source: found nothing, expected a JSONL file or a TFDS folder")
-    for key, least in (("batch_size", 1), ("max_new_tokens", 1), ("rows", 0), ("samples", 0)):
-        if c[key] < least:
-            raise InputError(f"evaluate.{key}: found {c[key]}, expected at least {least}")
-    if c.first_token not in FIRST_TOKEN:
-        raise InputError(
-            f"evaluate.first_token: found {c.first_token!r}, expected one of {FIRST_TOKEN}"
-        )
-    match = find_match(c.match)
-    folder = workdir / FULL.reader
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, load_config(folder).vocab_size, str(folder))
-    examples, rejected = load_examples(
-        c.source, c.split, tokenizer, load_template(folder), read_options(config.text)
-    )
-    examples = examples[: c.rows or None]
-    for example in examples:
-        if not match(example.reference, example.reference):
-            raise InputError(
-                f"{c.source}:{example.row}: the answer holds no number, expected one because "
-                f"evaluate.match is {c.match!r}"
-            )
-    task = Task(examples, tokenizer, match, c.first_token, c.max_new_tokens, c.batch_size)
-    return task, rejected
 
 
 def check_prompts(task: Task, systems: Sequence[System], source: str, workdir: Path) -> None:

@@ -50,10 +50,10 @@ def accuracy_plot(results: Sequence[Result], path: Path) -> None:
     axes.set_ylim(BOUNDS[0] - 0.02, BOUNDS[1] + 0.02)
     for size in set(sizes):
         _label([result for result in results if result.decode_parameters == size], axes)
-    _finish(axes, "parameters read per decoded token", "exact-match accuracy (mean of families)")
+    finish(axes, "parameters read per decoded token", "exact-match accuracy (mean of families)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(round(value))))
     axes.set_title("Accuracy against the cost of decoding (bars: 95 % intervals)", fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _label(results: list[Result], axes: Axes) -> None:
@@ -119,13 +119,14 @@ def loss_plot(results: Sequence[Result], path: Path) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(left=1)
-    _finish(axes, "place in the answer (token)", "loss (nats per token)")
+    finish(axes, "place in the answer (token)", "loss (nats per token)")
     axes.set_title("Answer loss by position", fontsize=11)
     figure.legend(loc="outside right center", frameon=False, fontsize=9, title="system (mean)")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _finish(axes: Axes, x: str, y: str) -> None:
+def finish(axes: Axes, x: str, y: str) -> None:
+    """Names the axes, and draws no more lines than it takes to read them."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(True, color="#E5E5E5", zorder=0)
@@ -133,6 +134,7 @@ def _finish(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG file, whole or not at all."""
     with files.replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from overfill_jax.chips import GIB
 from overfill_jax.evaluation.accuracy import gap_closed
 from overfill_jax.evaluation.results import Result
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, TWO_STAGE
@@ -103,3 +104,8 @@ def scaled(number: int, unit: str = "") -> str:
         value, prefixes = value / 1000, prefixes[1:]
     digits = f"{value:.3g}" if prefixes[0] else str(number)
     return f"{digits} {prefixes[0]}{unit}".rstrip()
+
+
+def gib(size: int | float) -> str:
+    """Bytes as memory is counted: 2.32 GiB."""
+    return f"{size / GIB:.2f} GiB"

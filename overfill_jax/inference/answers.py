@@ -29,8 +29,22 @@ class Answer:
 class Draft:
     """An answer that grows until a stop token, a stop string or its length ends it."""
 
-    def __init__(self, stop_ids: Sequence[int], stop: Sequence[str], tokenizer: Tokenizer | None):
-        """Begins an empty answer; `stop` are strings, and need a tokenizer."""
+    def __init__(
+        self,
+        most: int,
+        stop_ids: Sequence[int],
+        stop: Sequence[str],
+        tokenizer: Tokenizer | None,
+    ):
+        """Begins an empty answer of at most `most` tokens.
+
+        Args:
+          most: tokens, the stop token included.
+          stop_ids: tokens that end it.
+          stop: strings that end it; need a tokenizer.
+          tokenizer: turns it into text.
+        """
+        self._most = most
         self._stop_ids = frozenset(stop_ids)
         self._stop = tuple(stop)
         self._decode = tokenizer and tokenizer.decode
@@ -45,15 +59,21 @@ class Draft:
         """Nothing that `add` brings will be taken any more."""
         return self._reason is not None
 
-    def add(self, tokens: Sequence[int], last: bool) -> None:
-        """Takes the next tokens, up to where the answer ends; no more will come if `last`."""
+    @property
+    def written(self) -> int:
+        """Tokens so far."""
+        return len(self._tokens)
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Takes the next tokens, up to where the answer ends."""
         if self.ended:
             return
+        tokens = tokens[: self._most - len(self._tokens)]
         new = list(itertools.takewhile(lambda token: token not in self._stop_ids, tokens))
         self._tokens += new
         if len(new) < len(tokens):
             self._reason = "stop"
-        elif last:
+        elif len(self._tokens) == self._most:
             self._reason = "length"
         if self._stream is not None:
             self._text += self._stream.push(new)

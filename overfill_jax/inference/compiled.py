@@ -13,10 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, UInt
 
-from overfill_jax import two_stage
 from overfill_jax.inference.sampling import row_keys, sample
-from overfill_jax.model.cache import KVCache
-from overfill_jax.model.transformer import Model
+from overfill_jax.inference.serving_cache import ServingCache
+from overfill_jax.inference.serving_model import (
+    ServingModel,
+    extend,
+    last_of,
+    logits_of,
+    prefill,
+)
 
 # Most tokens that one call of the loop writes before the host looks at them: few enough that a
 # stop string ends an answer soon, enough that the round trip costs nothing.
@@ -39,40 +44,45 @@ class Writing:
       step: tokens of each answer so far.
     """
 
-    cache: KVCache
+    cache: ServingCache
     token: Int[Array, "B"]
     keys: Key[Array, "B"]
-    step: Int[Array, ""]
+    step: Int[Array, "B"]
 
 
-@functools.partial(jax.jit, static_argnames=("capacity", "first_token"))
+@functools.partial(jax.jit, static_argnames=("dtype", "slots", "first_token"))
 def read_prompts(
-    reader: Model,
-    writer: Model,
+    reader: ServingModel,
     prompts: Int[Array, "B P"],
     lengths: Int[Array, "B"],
     seed: UInt[Array, ""],
     rows: Int[Array, "B"],
     limits: dict[str, Array],
-    capacity: int,
+    dtype: str,
+    slots: int,
     first_token: Literal["full", "decoder"],
 ) -> Writing:
-    """Prefill, handoff and the first answer token, whoever of the two gives it."""
+    """Prefill and handoff, and from the full model the first answer token.
+
+    Where the decoder is to give that one, the cache crosses without the prompt's last token, which
+    the decoder reads itself: it is the token that it reads next.
+    """
     compilations["read_prompts"] += 1
-    logits, cache = two_stage.prefill(reader, prompts, lengths, capacity)
-    cache = two_stage.handoff(cache, reader.config, writer.config, first_token)
-    if first_token == "decoder":
-        last = jnp.maximum(lengths - 1, 0)[:, None]
-        logits, cache = two_stage.extend(writer, jnp.take_along_axis(prompts, last, 1), cache)
-        logits = logits[:, 0]
-    keys = row_keys(seed, rows)
-    return Writing(cache, sample(logits, keys, 0, **limits), keys, jnp.int32(1))
+    hidden, cache = prefill(reader, prompts, lengths, slots)
+    cache = cache.astype(dtype)
+    keys, step = row_keys(seed, rows), jnp.zeros_like(lengths)
+    if first_token == "full":
+        logits = logits_of(reader, last_of(hidden, lengths))
+        return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1)
+    last = jnp.maximum(lengths - 1, 0)
+    token = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
+    return Writing(dataclasses.replace(cache, lengths=last), token, keys, step)
 
 
 # The cache is donated: the loop writes into it, and only one copy of it ever exists.
 @functools.partial(jax.jit, donate_argnames="writing")
 def write_chunk(
-    writer: Model,
+    writer: ServingModel,
     writing: Writing,
     ended: Bool[Array, "B"],
     limits: dict[str, Array],
@@ -82,23 +92,32 @@ def write_chunk(
     """Writes until every row has ended or `steps` (at most CHUNK) tokens of each are written.
 
     Returns the new tokens with NO_TOKEN behind a row's end; a stop token is the end, and shown.
+    The cache has a slot for every token that is written.
     """
     compilations["write_chunk"] += 1
-    first = writing.step
 
     def unfinished(carry):
-        writing, ended, _ = carry
-        return (writing.step - first < steps) & ~jnp.all(ended)
+        _, ended, _, index = carry
+        return (index < steps) & ~jnp.all(ended)
 
     def write(carry):
-        writing, ended, tokens = carry
-        logits, cache = two_stage.extend(writer, writing.token[:, None], writing.cache)
-        token = sample(logits[:, 0], writing.keys, writing.step, **limits)
-        shown = jnp.where(ended, NO_TOKEN, token)
-        tokens = tokens.at[:, writing.step - first].set(shown)
+        writing, ended, tokens, index = carry
+        hidden, cache = extend(writer, writing.token[:, None], writing.cache)
+        logits = logits_of(writer, hidden[:, 0])
+        token = sample(logits, writing.keys, writing.step, **limits)
+        tokens = tokens.at[:, index].set(jnp.where(ended, NO_TOKEN, token))
+        # Rows that have ended stand still, however long the others go on.
+        going_on = (~ended).astype(jnp.int32)
+        cache = dataclasses.replace(cache, lengths=cache.lengths + going_on)
         ended |= jnp.isin(token, stop_ids)
-        return Writing(cache, token, writing.keys, writing.step + 1), ended, tokens
+        return (
+            Writing(cache, token, writing.keys, writing.step + going_on),
+            ended,
+            tokens,
+            index + 1,
+        )
 
     tokens = jnp.full((len(ended), CHUNK), NO_TOKEN, jnp.int32)
-    writing, _, tokens = jax.lax.while_loop(unfinished, write, (writing, ended, tokens))
+    carry = writing, ended, tokens, jnp.int32(0)
+    writing, _, tokens, _ = jax.lax.while_loop(unfinished, write, carry)
     return writing, tokens

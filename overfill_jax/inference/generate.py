@@ -74,6 +74,9 @@ def answer_all(
         "%d cut at max_new_tokens = %d",
         len(answers), tokens, seconds, tokens / seconds, unfinished, c.max_new_tokens,
     )  # fmt: skip
+    if assistant.generator.drafted:
+        drafted, kept = assistant.generator.drafted, assistant.generator.kept
+        logging.info("%d tokens drafted, %.1f %% of them kept", drafted, 100 * kept / drafted)
     return answers
 
 

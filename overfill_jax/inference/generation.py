@@ -7,7 +7,6 @@ pair whose reader and writer are the same, and takes the same path.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -16,14 +15,17 @@ from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer, Draft
 from overfill_jax.inference.buckets import bucket
-from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, read_prompts, write_chunk
+from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Writing, read_prompts, write_chunk
+from overfill_jax.inference.refresh import Refresh, write_block
 from overfill_jax.inference.sampling import Sampling
+from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
 
 # Tokens between two looks at the answer when somebody watches it appear.
 STREAMED_CHUNK = 4
 SMALLEST_PROMPT_BUCKET = 16
+FIRST_ANSWER_SLOTS = 128
 
 
 class Generator:
@@ -37,6 +39,7 @@ class Generator:
         stop_ids: Sequence[int],
         pad_id: int,
         tokenizer: Tokenizer | None = None,
+        refresh: Refresh | None = None,
     ):
         """Joins two models.
 
@@ -47,6 +50,7 @@ class Generator:
           stop_ids: tokens that end an answer.
           pad_id: fills the slots behind shorter prompts; any token will do.
           tokenizer: turns answers into text; None where they are wanted as tokens only.
+          refresh: when the reader reads again what the writer wrote; None for never.
 
         Raises:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.
@@ -55,13 +59,16 @@ class Generator:
         if first_token not in two_stage.FIRST_TOKEN:
             known = two_stage.FIRST_TOKEN
             raise InputError(f"first_token: found {first_token!r}, expected one of {known}")
-        # Cast once: a decode step takes as long as it takes to read the weights' bytes.
-        self._reader = _in_compute_dtype(reader)
-        self._writer = self._reader if writer is reader else _in_compute_dtype(writer)
+        self._reader = lay_out(reader)
+        self._writer = self._reader if writer is reader else lay_out(writer)
         self._first_token = first_token
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._pad_id = pad_id
         self._tokenizer = tokenizer
+        self._refresh = refresh
+        # Of all answers so far: times that the reader read a row's block again, tokens that the
+        # writer had proposed in them, and those that the reader let stand.
+        self.blocks = self.drafted = self.kept = 0
 
     def generate(
         self,
@@ -82,7 +89,7 @@ class Generator:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         for row, prompt in enumerate(prompts):
             self.check_prompt(prompt, max_new_tokens, f"prompt {row}")
-        drafts = [self._draft(stop) for _ in prompts]
+        drafts = [self._draft(max_new_tokens, stop) for _ in prompts]
         # Prompts of like length share a batch, so that little of it is padding.
         by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         with tqdm(total=len(prompts), unit=" answers", disable=not show_progress) as bar:
@@ -107,7 +114,7 @@ class Generator:
           InputError: as `generate`.
         """
         self.check_prompt(prompt, max_new_tokens, "prompt")
-        draft = self._draft(stop)
+        draft = self._draft(max_new_tokens, stop)
         for _ in self._grow({0: draft}, [prompt], 1, sampling, max_new_tokens, STREAMED_CHUNK):
             if text := draft.release():
                 yield text
@@ -116,18 +123,20 @@ class Generator:
         """Refuses a prompt that one of the two models cannot answer; see the function.
 
         Raises:
-          InputError: as the function.
+          InputError: as the function; an answer is too short for the refresh.
         """
+        if self._refresh is not None:
+            self._refresh.check_answer(max_new_tokens)
         for model in (self._reader, self._writer):
             check_prompt(prompt, max_new_tokens, model.config, name)
 
-    def _draft(self, stop: str | Sequence[str]) -> Draft:
+    def _draft(self, max_new_tokens: int, stop: str | Sequence[str]) -> Draft:
         stop = (stop,) if isinstance(stop, str) else stop
         if "" in stop:
             raise InputError("stop: found an empty string, which would end every answer at once")
         if stop and self._tokenizer is None:
             raise InputError(f"stop: found {stop[0]!r}, but there is no tokenizer to find it with")
-        return Draft(self._stop_ids.tolist(), stop, self._tokenizer)
+        return Draft(max_new_tokens, self._stop_ids.tolist(), stop, self._tokenizer)
 
     def _grow(
         self,
@@ -139,34 +148,63 @@ class Generator:
         chunk: int,
     ) -> Iterator[None]:
         """Writes the drafts of some rows in a batch of `size`; yields each time they have grown."""
+        at_once, most = chunk, max_new_tokens
+        if self._refresh is not None:  # a block may reach beyond the answer's end
+            at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval
         tokens, lengths = self._pad([prompts[row] for row in drafts], size)
         # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
         rows, limits = np.resize(np.array(list(drafts), np.int32), size), sampling.limits()
         writing = read_prompts(
             self._reader,
-            self._writer,
             tokens,
             lengths,
             seed=np.uint32(sampling.seed),
             rows=rows,
             limits=limits,
-            capacity=bucket(max_new_tokens, CHUNK),
+            dtype=self._writer.config.dtype,
+            slots=tokens.shape[1] + answer_slots(1 + at_once, most),
             first_token=self._first_token,
         )
-        new, left = writing.token[:, None], max_new_tokens - 1
+        new = np.full((size, 1), NO_TOKEN)
+        if self._first_token == "full":
+            new = writing.token[:, None]
         while True:
             for draft, row in zip(drafts.values(), np.asarray(new), strict=False):
-                draft.add(row[row != NO_TOKEN].tolist(), last=left == 0)
+                draft.add(row[row != NO_TOKEN].tolist())
             yield
             ended = np.ones(size, bool)  # as those that only fill the batch are from the start
             ended[: len(drafts)] = [draft.ended for draft in drafts.values()]
             if ended.all():
                 return
-            steps = min(chunk, left)
-            writing, new = write_chunk(
-                self._writer, writing, ended, limits, self._stop_ids, np.int32(steps)
-            )
-            left -= steps
+            written = [draft.written for draft in drafts.values() if not draft.ended]
+            # The first token is not kept waiting, whoever gives it.
+            steps = min(at_once, max_new_tokens - min(written)) if any(written) else 1
+            slots = tokens.shape[1] + answer_slots(max(written) + at_once, most)
+            if slots > writing.cache.slots:
+                writing = dataclasses.replace(writing, cache=writing.cache.grow(slots))
+            writing, new = self._write(writing, ended, limits, steps)
+
+    def _write(self, writing: Writing, ended: np.ndarray, limits: dict, steps: int):
+        """The next tokens of every row, with NO_TOKEN behind a row's last."""
+        if self._refresh is None:
+            steps = np.int32(steps)
+            return write_chunk(self._writer, writing, ended, limits, self._stop_ids, steps)
+        writing, new, drafted = write_block(
+            self._reader,
+            self._writer,
+            writing,
+            ended,
+            limits,
+            self._stop_ids,
+            **self._refresh.thresholds(),
+            interval=self._refresh.interval,
+            verifies=self._refresh.verifies,
+        )
+        live = ~ended
+        self.blocks += int(live.sum())
+        self.drafted += int(np.asarray(drafted)[live].sum())
+        self.kept += int((np.asarray(new)[live] != NO_TOKEN).sum() - live.sum())
+        return writing, new
 
     def _pad(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:
         slots = bucket(max(map(len, prompts)), SMALLEST_PROMPT_BUCKET)
@@ -176,6 +214,17 @@ class Generator:
             tokens[row, : len(prompt)] = prompt
             lengths[row] = len(prompt)
         return tokens, lengths
+
+
+def answer_slots(written: int, most: int) -> int:
+    """Slots for answers of which so many tokens are to be written now, and `most` in the end.
+
+    A step reads all the slots there are, so they are doubled as they are needed.
+    """
+    slots = min(FIRST_ANSWER_SLOTS, bucket(most, CHUNK))
+    while slots < min(written, most):
+        slots = min(2 * slots, bucket(most, CHUNK))
+    return slots
 
 
 def check_prompt(prompt: Ids, max_new_tokens: int, config: ModelConfig, name: str) -> None:
@@ -200,8 +249,3 @@ def check_prompt(prompt: Ids, max_new_tokens: int, config: ModelConfig, name: st
             f"{name}: {tokens.size} tokens and {max_new_tokens} new ones make "
             f"{tokens.size + max_new_tokens}, the model's limit is {config.max_position}"
         )
-
-
-def _in_compute_dtype(model: Model) -> Model:
-    dtype = model.config.dtype
-    return dataclasses.replace(model, params=jax.tree.map(lambda x: x.astype(dtype), model.params))

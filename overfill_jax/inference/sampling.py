@@ -59,14 +59,14 @@ def row_keys(seed: UInt[Array, ""], rows: Int[Array, "B"]) -> Key[Array, "B"]:
 def sample(
     logits: Float[Array, "B V"],
     keys: Key[Array, "B"],
-    step: Int[Array, ""] | int,
+    step: Int[Array, "#B"] | Int[Array, ""] | int,
     temperature: Float[Array, "#B"] | Float[Array, ""],
     top_k: Int[Array, "#B"] | Int[Array, ""],
     top_p: Float[Array, "#B"] | Float[Array, ""],
 ) -> Int[Array, "B"]:
     """Chooses the next token of every row; the limits hold for all rows or are given per row.
 
-    `keys` are those of `row_keys`, `step` numbers the token in its answer.
+    `keys` are those of `row_keys`, `step` numbers the token in its answer, for all rows or each.
     """
     rows = logits.shape[:1]
     temperature = jnp.broadcast_to(temperature, rows)
@@ -77,16 +77,37 @@ def sample(
     # Sorting a large vocabulary, and drawing from it, cost as much as a layer: both are skipped
     # at run time where no row asks for them. Neither skip changes what another row draws.
     def draw():
-        # From the largest logit down, so that a temperature near 0 cannot overflow.
-        scaled = logits - jnp.max(logits, axis=-1, keepdims=True)
-        scaled /= jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        limited = jnp.any((top_k > 0) | (top_p < 1))
-        scaled = jax.lax.cond(limited, lambda: _limit(scaled, top_k, top_p), lambda: scaled)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        scaled = _scale(logits, temperature, top_k, top_p)
+        step_keys = jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(step, rows))
         drawn = jax.vmap(jax.random.categorical)(step_keys, scaled)
         return jnp.where(temperature > 0, drawn, greedy)
 
     return jax.lax.cond(jnp.any(temperature > 0), draw, lambda: greedy).astype(jnp.int32)
+
+
+def log_probabilities(
+    logits: Float[Array, "B V"],
+    temperature: Float[Array | np.generic, "#B"] | Float[Array | np.generic, ""],
+    top_k: Int[Array | np.generic, "#B"] | Int[Array | np.generic, ""],
+    top_p: Float[Array | np.generic, "#B"] | Float[Array | np.generic, ""],
+) -> Float[Array, "B V"]:
+    """What `sample` draws from; at temperature 0, where it does not draw, as at temperature 1."""
+    rows = logits.shape[:1]
+    limits = (jnp.broadcast_to(limit, rows) for limit in (temperature, top_k, top_p))
+    return jax.nn.log_softmax(_scale(logits, *limits), axis=-1)
+
+
+def _scale(
+    logits: Float[Array, "B V"],
+    temperature: Float[Array, "B"],
+    top_k: Int[Array, "B"],
+    top_p: Float[Array, "B"],
+) -> Float[Array, "B V"]:
+    # From the largest logit down, so that a temperature near 0 cannot overflow.
+    scaled = logits - jnp.max(logits, axis=-1, keepdims=True)
+    scaled /= jnp.where(temperature > 0, temperature, 1.0)[:, None]
+    limited = jnp.any((top_k > 0) | (top_p < 1))
+    return jax.lax.cond(limited, lambda: _limit(scaled, top_k, top_p), lambda: scaled)
 
 
 def _limit(

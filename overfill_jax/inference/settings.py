@@ -9,6 +9,7 @@ import ml_collections
 from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.weights.folders import check_pair, load_model
 
@@ -36,6 +37,7 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
     """
     c = config.generate
     sampling = Sampling(c.temperature, c.top_k, c.top_p, config.seed)
+    refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
     folder = workdir / c.full
     check_pair(folder, workdir / c.decoder, c.first_token)
     reader = load_model(folder, c.dtype)
@@ -43,6 +45,6 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, reader.config.vocab_size, str(folder))
     generator = Generator(
-        reader, writer, c.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer
+        reader, writer, c.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer, refresh
     )
     return Assistant(generator, tokenizer, load_template(folder), sampling)

@@ -11,18 +11,21 @@ from overfill_jax.errors import InputError
 from overfill_jax.planning import report
 from overfill_jax.planning.compiled import compile_step
 from overfill_jax.planning.duration import run_duration, step_duration
+from overfill_jax.planning.inference import plan_inference
+from overfill_jax.planning.inference_plot import speed_up_plot
 from overfill_jax.planning.memory import step_memory
 from overfill_jax.planning.widths import legal_widths
 from overfill_jax.planning.workload import read_workload
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Plans the train step of `config`; prints it and writes `plan/plan.json` and `plan.md`."""
+    """Plans the train step of `config` and the answers that follow; prints it, fills `plan/`."""
     plan = make_plan(config)
     print(report.text(plan), flush=True)
     with files.replace_folder(workdir / "plan") as folder:
         files.write_json(folder / "plan.json", report.numbers(plan))
         files.write_text(folder / "plan.md", report.markdown(plan))
+        speed_up_plot(plan.inference, folder / "speed_up.png")
 
 
 def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
@@ -48,4 +51,5 @@ def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
         duration=duration,
         run=run_duration(work, duration, config.train.steps, c.tokens, config.train.epochs),
         compiled=compile_step(work, chip, c.topology) if c.compile else None,
+        inference=plan_inference(c, work.full, work.decoder, chip),
     )

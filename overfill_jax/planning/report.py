@@ -3,16 +3,17 @@
 import dataclasses
 from typing import Any
 
-from overfill_jax.chips import GIB, Chip
-from overfill_jax.evaluation.table import as_markdown, as_text, scaled
+from overfill_jax.chips import Chip
+from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
 from overfill_jax.model.size import parameters, parameters_by_part
+from overfill_jax.planning import inference_report
 from overfill_jax.planning.compiled import Compiled
 from overfill_jax.planning.duration import FILLED, REACHED, Duration, Run
+from overfill_jax.planning.inference import InferencePlan
+from overfill_jax.planning.inference_report import Table
 from overfill_jax.planning.memory import Memory
 from overfill_jax.planning.widths import Width
 from overfill_jax.planning.workload import Workload
-
-Table = tuple[str, list[list[str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Plan:
       memory, duration: of the step.
       run: None where its length is not known.
       compiled: None where the compiler was not asked.
+      inference: what an answer takes, once trained.
     """
 
     chip: Chip
@@ -36,6 +38,7 @@ class Plan:
     duration: Duration
     run: Run | None
     compiled: Compiled | None
+    inference: InferencePlan
 
 
 def text(plan: Plan) -> str:
@@ -78,6 +81,7 @@ def numbers(plan: Plan) -> dict[str, Any]:
         "duration": dataclasses.asdict(plan.duration),
         "run": plan.run and dataclasses.asdict(plan.run),
         "compiled": plan.compiled and _compiled_numbers(plan),
+        "inference": inference_report.numbers(plan.inference),
     }
 
 
@@ -99,7 +103,8 @@ def _head(plan: Plan) -> str:
 
 def _tables(plan: Plan) -> list[Table]:
     tables = [_models(plan), _widths(plan), _flops(plan), _memory(plan), _time(plan)]
-    return [*tables, _compiler(plan)] if plan.compiled else tables
+    compiled = [_compiler(plan)] if plan.compiled else []
+    return [*tables, *compiled, *inference_report.tables(plan.inference)]
 
 
 def _models(plan: Plan) -> Table:
@@ -107,13 +112,13 @@ def _models(plan: Plan) -> Table:
     widths = {"full": plan.work.frozen_dtype, "decoder": "float32"}
     header = ["part", "full", f"in {widths['full']}", "decoder", f"in {widths['decoder']}"]
     rows = [
-        [name, scaled(a), _gib(a * _itemsize(widths["full"])), scaled(b), _gib(4 * b)]
+        [name, scaled(a), gib(a * _itemsize(widths["full"])), scaled(b), gib(4 * b)]
         for (name, a), b in zip(
             parameters_by_part(full).items(), parameters_by_part(decoder).values(), strict=True
         )
     ]
     a, b = parameters(full), parameters(decoder)
-    total = ["all", scaled(a), _gib(a * _itemsize(widths["full"])), scaled(b), _gib(4 * b)]
+    total = ["all", scaled(a), gib(a * _itemsize(widths["full"])), scaled(b), gib(4 * b)]
     sizes = ["width / MLP", *(f"{c.hidden_size} / {c.intermediate_size}" for c in (full, decoder))]
     return "Parameters", [header, *rows, total, [sizes[0], sizes[1], "", sizes[2], ""]]
 
@@ -146,8 +151,8 @@ def _flops(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    cells = [[name, _gib(size)] for name, size in plan.memory.parts.items()]
-    total = [["at the peak", _gib(plan.memory.total)], ["the chip has", _gib(plan.chip.memory)]]
+    cells = [[name, gib(size)] for name, size in plan.memory.parts.items()]
+    total = [["at the peak", gib(plan.memory.total)], ["the chip has", gib(plan.chip.memory)]]
     return "Memory of a chip", [["part", "bytes"], *cells, *total]
 
 
@@ -177,11 +182,11 @@ def _compiler(plan: Plan) -> Table:
     if found.refusal:
         return "XLA", [["", "", ""], *rows, ["refused", found.refusal, ""]]
     rows += [
-        ["state, weights, batch", _gib(found.arguments), ""],
-        ["at the peak", _gib(found.peak), f"the plan says {deviation(plan):+.1%}"],
+        ["state, weights, batch", gib(found.arguments), ""],
+        ["at the peak", gib(found.peak), f"the plan says {deviation(plan):+.1%}"],
     ]
     rows += [
-        [f"{kind}, a step", _gib(traffic.bytes), f"{traffic.count} times"]
+        [f"{kind}, a step", gib(traffic.bytes), f"{traffic.count} times"]
         for kind, traffic in found.collectives.items()
     ]
     return "XLA", [["", "bytes", ""], *rows]
@@ -205,12 +210,9 @@ def _remarks(plan: Plan) -> list[str]:
         )
     if plan.run is None:
         remarks.append("Hours need train.steps, or plan.tokens for the size of the data.")
-    return remarks
+    answers = plan.inference
+    return [*remarks, inference_report.assumptions(answers), inference_report.sentence(answers)]
 
 
 def _itemsize(dtype: str) -> int:
     return 2 if dtype in ("bfloat16", "float16") else 4
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"

@@ -14,6 +14,7 @@ from overfill_jax.data.tokenizers import load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import evaluate
 from overfill_jax.evaluation.systems import FULL, SYSTEMS, System
+from overfill_jax.evaluation.task import load_task
 from overfill_jax.model.transformer import Model, abstract, hidden_states, unembed
 from overfill_jax.weights.folders import load_fingerprint, save_model
 from overfill_jax.weights.origin import Origin
@@ -72,7 +73,7 @@ def config(made):
 
 @pytest.fixture
 def task(config, made):
-    return evaluate.load_task(config, made[0])[0]
+    return load_task(config, made[0])[0]
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,7 @@ def test_evaluation_runs_in_its_dtype(made):
 def test_bad_settings(config, made, changes, message):
     config.evaluate.update(changes)
     with pytest.raises(InputError, match=message):
-        evaluate.load_task(config, made[0])
+        load_task(config, made[0])
 
 
 @pytest.mark.parametrize("text", ["", '{"prompt": "no answer"}\n'])
@@ -283,7 +284,7 @@ def test_a_system_of_another_training_does_not_block_the_others(config, made, tm
 def test_a_tokenizer_larger_than_the_embedding(config, made, tmp_path):
     save_model(tmp_path / "full", make_model(0, vocab_size=20), tokenizer_source=made[0])
     with pytest.raises(InputError, match=r"full: .* the embedding has only 20 rows"):
-        evaluate.load_task(config, tmp_path)
+        load_task(config, tmp_path)
 
 
 def test_workdir_without_a_full_model(config, tmp_path):

@@ -13,31 +13,32 @@ def grow(draft: Draft, text: str, chunk: int) -> list[str]:
     """Adds the bytes of `text` in chunks; returns the pieces released after each."""
     ids, pieces = list(text.encode()), []
     for start in range(0, len(ids), chunk):
-        draft.add(ids[start : start + chunk], last=start + chunk >= len(ids))
+        draft.add(ids[start : start + chunk])
         pieces.append(draft.release())
     return pieces
 
 
 def test_stop_token_ends_and_is_left_out():
-    draft = Draft([7, 9], (), None)
-    draft.add([1, 2], last=False)
+    draft = Draft(6, [7, 9], (), None)
+    draft.add([1, 2])
     assert not draft.ended
-    draft.add([3, 9, 4], last=True)
+    draft.add([3, 9, 4])
     assert draft.ended
-    draft.add([5], last=True)
+    draft.add([5])
     assert draft.answer() == Answer([1, 2, 3], "", "stop")
 
 
 def test_stop_token_in_the_last_place_is_a_stop_and_no_room_is_a_length():
-    stopped, cut = Draft([9], (), None), Draft([9], (), None)
-    stopped.add([1, 9], last=True)
-    cut.add([1, 2], last=True)
-    assert (stopped.answer().reason, cut.answer().reason) == ("stop", "length")
+    stopped, cut = Draft(2, [9], (), None), Draft(2, [9], (), None)
+    stopped.add([1, 9, 3])
+    cut.add([1, 2, 9])
+    assert stopped.answer() == Answer([1], "", "stop")
+    assert cut.answer() == Answer([1, 2], "", "length")
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 100])
 def test_text_ends_before_the_first_stop_string_wherever_chunks_fall(chunk):
-    draft = Draft([], ("\nQ:", "###"), BYTES)
+    draft = Draft(100, [], ("\nQ:", "###"), BYTES)
     pieces = grow(draft, "one\ntwo ## three\nQ: four ### five", chunk)
     assert "".join(pieces) == "one\ntwo ## three"
     assert draft.answer() == Answer(list(b"one\ntwo ## three"), "one\ntwo ## three", "stop")
@@ -45,7 +46,7 @@ def test_text_ends_before_the_first_stop_string_wherever_chunks_fall(chunk):
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_what_only_looked_like_a_stop_string_is_released_in_the_end(chunk):
-    draft = Draft([], ("END",), BYTES)
+    draft = Draft(len("EN ENTER EN"), [], ("END",), BYTES)
     pieces = grow(draft, "EN ENTER EN", chunk)
     assert "".join(pieces) == "EN ENTER EN"
     assert not any(piece.endswith(("E", "EN")) for piece in pieces[:-1])
@@ -54,7 +55,7 @@ def test_what_only_looked_like_a_stop_string_is_released_in_the_end(chunk):
 
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_characters_are_released_whole(chunk):
-    draft = Draft([], ("→!",), BYTES)
+    draft = Draft(100, [], ("→!",), BYTES)
     pieces = grow(draft, "é→ü→!x", chunk)
     assert "".join(pieces) == "é→ü"
     assert not any("\ufffd" in piece for piece in pieces)
@@ -62,15 +63,15 @@ def test_characters_are_released_whole(chunk):
 
 
 def test_bytes_that_never_become_a_character_are_shown_at_the_end():
-    draft = Draft([], (), BYTES)
-    draft.add([104, 0xE2], last=False)
+    draft = Draft(3, [], (), BYTES)
+    draft.add([104, 0xE2])
     first = draft.release()
-    draft.add([0x86], last=True)
+    draft.add([0x86])
     assert first + draft.release() == draft.answer().text == "h\ufffd"
 
 
 def test_stop_string_inside_a_token_cuts_the_token():
     words = Spelled(lambda ids: "".join(("ab", "cd", "ef")[i] for i in ids))
-    draft = Draft([], ("de",), words)
-    draft.add([0, 1, 2, 0], last=False)
+    draft = Draft(9, [], ("de",), words)
+    draft.add([0, 1, 2, 0])
     assert draft.answer() == Answer([0], "abc", "stop")

@@ -24,6 +24,7 @@ from overfill_jax.inference.generation import (
     Generator,
 )
 from overfill_jax.inference.sampling import GREEDY, Sampling
+from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.transformer import hidden_states, unembed
 
 NEW = 37  # more than two chunks
@@ -45,21 +46,21 @@ def start(reader, writer, prompts, first_token="full"):
     rows, limits = np.arange(len(prompts), dtype=np.int32), GREEDY.limits()
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     return read_prompts(
-        reader,
-        writer,
+        lay_out(reader),
         padded(prompts, SLOTS),
         lengths,
         seed=np.uint32(0),
         rows=rows,
         limits=limits,
-        capacity=CAPACITY,
+        dtype=writer.config.dtype,
+        slots=SLOTS + CAPACITY,
         first_token=first_token,
     )
 
 
 def write(writer, writing, ended=False, stop_ids=NO_STOP):
     ended = np.full(len(writing.token), ended)
-    return write_chunk(writer, writing, ended, GREEDY.limits(), stop_ids, np.int32(CHUNK))
+    return write_chunk(lay_out(writer), writing, ended, GREEDY.limits(), stop_ids, np.int32(CHUNK))
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +142,20 @@ def test_seeds(two_stages, prompts):
 @pytest.mark.parametrize("first_token", two_stage.FIRST_TOKEN)
 def test_writing_never_changes_the_cache_of_the_prompt(full, decoder, prompts, first_token):
     writing = start(full, decoder, prompts, first_token)
+    lengths = [len(prompt) for prompt in prompts]
     before = jax.tree.map(jnp.copy, writing.cache)  # donated next, so copied here
     after = write(decoder, writing)[0].cache
-    assert writing.cache.key.is_deleted()  # there is never a second cache
-    np.testing.assert_array_equal(after.key[:, :, :SLOTS], before.key[:, :, :SLOTS])
-    np.testing.assert_array_equal(after.value[:, :, :SLOTS], before.value[:, :, :SLOTS])
-    np.testing.assert_array_equal(after.segments[:, :SLOTS], before.segments[:, :SLOTS])
+    assert writing.cache.key[0].is_deleted()  # there is never a second cache
+    # Without its last token, where the decoder reads that itself.
+    lengths = [length - (first_token == "decoder") for length in lengths]
+    np.testing.assert_array_equal(before.lengths, lengths)
     np.testing.assert_array_equal(after.lengths, before.lengths + CHUNK)
-    written = slice(int(before.cursor), int(before.cursor) + CHUNK)
-    assert (np.abs(after.key[:, :, written]).sum((0, 2, 3, 4)) > 0).all()
-    assert not np.abs(after.key[:, :, written.stop :]).any()
+    for old, new in zip(before.key + before.value, after.key + after.value, strict=True):
+        for row, length in enumerate(lengths):
+            end = length + CHUNK
+            np.testing.assert_array_equal(new[row, :, :length], old[row, :, :length])
+            np.testing.assert_array_equal(new[row, :, end:], old[row, :, end:])
+            assert (np.abs(new[row, :, length:end] - old[row, :, length:end]).sum((0, 2)) > 0).all()
 
 
 def test_rows_end_on_their_own_and_the_loop_with_the_last(full, decoder, two_stages, prompts):
@@ -171,7 +176,8 @@ def test_the_loop_stops_in_mid_chunk_once_every_row_has_ended(full, decoder, pro
     stop = int(free[0, 4])
     place = list(free[0]).index(stop)
     writing, tokens = write(decoder, start(full, decoder, same), stop_ids=np.array([stop, stop]))
-    assert int(writing.step) == 1 + place + 1  # the reader's token, those before the stop, the stop
+    # The reader's token, those before the stop, the stop.
+    assert writing.step.tolist() == [1 + place + 1] * BATCH
     assert list(tokens[0]) == [*free[0, : place + 1], *[NO_TOKEN] * (CHUNK - place - 1)]
     _, tokens = write(decoder, writing, ended=True)
     assert (np.asarray(tokens) == NO_TOKEN).all()
@@ -230,12 +236,28 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
         pair.generate([[1] * length], sampling, 77 + length % 5, 3)
     buckets = {bucket(length, SMALLEST_PROMPT_BUCKET) for length in lengths}
     assert len(buckets) == 2
-    assert compilations - counted == {name: len(buckets) for name in compilations}
+    assert compilations - counted == dict.fromkeys(("read_prompts", "write_chunk"), len(buckets))
     list(pair.stream([1] * 20, WARM, 77))
     for rows in range(2, 8):  # in batches of 3, 2 and 1
         pair.generate([[1] * 20] * rows, WARM, 77, 3)
-    assert compilations - counted == {name: len(buckets) + 2 for name in compilations}
+    assert compilations - counted == dict.fromkeys(
+        ("read_prompts", "write_chunk"), len(buckets) + 2
+    )
     assert compiled() - real == 2 * (len(buckets) + 2)  # what is counted is what happens
+
+
+def test_slots_that_are_added_as_an_answer_grows_change_nothing(two_stages, prompts, monkeypatch):
+    expected = tokens_of(two_stages, prompts)
+    seen = []
+    monkeypatch.setattr(generation, "FIRST_ANSWER_SLOTS", 10)
+
+    def spy(writer, writing, *others):
+        seen.append(writing.cache.slots - SLOTS)
+        return write_chunk(writer, writing, *others)
+
+    monkeypatch.setattr(generation, "write_chunk", spy)
+    assert tokens_of(two_stages, prompts) == expected
+    assert seen == [20, 40, 40]  # for 17, 33 and 37 tokens
 
 
 def compiled() -> int:
@@ -248,7 +270,7 @@ def test_compute_dtype_is_the_configs(full, decoder, prompts):
         for m in (full, decoder)
     ]
     writing = start(*narrow, prompts)
-    assert writing.cache.key.dtype == jnp.bfloat16
+    assert writing.cache.key[0].dtype == jnp.bfloat16
     # Weights that are cast before the loop give what weights cast inside it give.
     first, expected = np.array(writing.token), write(narrow[1], writing)[1]
     answers = np.array(tokens_of(Generator(*narrow, "full", (), 0), prompts))

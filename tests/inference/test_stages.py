@@ -94,6 +94,22 @@ def test_answers_go_to_a_file(workdir, config, tmp_path, writer):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "prompts.jsonl"]
 
 
+def test_refreshed_answers_of_full_strictness_are_the_full_models(workdir, config, tmp_path):
+    config.generate.output = str(tmp_path / "answers.jsonl")
+    config.generate.temperature = 0.0
+    answers = []
+    for decoder, policy, interval in (
+        ("full", "none", 0),
+        ("decoder", "every", 4),
+        ("decoder", "entropy", 6),
+    ):
+        config.generate.decoder, config.generate.refresh = decoder, policy
+        config.generate.refresh_interval, config.generate.refresh_strictness = interval, 1.0
+        generate.run(config, workdir)
+        answers.append((tmp_path / "answers.jsonl").read_text())
+    assert answers[1] == answers[2] == answers[0]
+
+
 def test_answers_go_to_the_terminal(workdir, config, capsys):
     generate.run(config, workdir)
     expected = reference(workdir, "decoder", *CONVERSATIONS)
@@ -141,6 +157,7 @@ def test_settings_that_cannot_work_are_named(workdir, config, tmp_path):
         ("temperature", -1.0, "temperature is -1.0, expected"),
         ("first_token", "both", "first_token: found 'both'"),
         ("stop", ("",), "stop: found an empty string"),
+        ("refresh", "sometimes", "refresh: found 'sometimes', expected none, every or entropy"),
     ):
         changed = get_config()
         changed.update(config)

@@ -21,4 +21,5 @@ def config(tmp_path) -> ml_collections.ConfigDict:
     config.train.batch_size = 16
     config.plan.model = str(shape)
     config.plan.chip, config.plan.topology = "v5e", "4x4"
+    config.plan.prompt, config.plan.answer = 64, 64
     return config

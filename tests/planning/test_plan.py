@@ -7,6 +7,8 @@ import pytest
 from overfill_jax.errors import InputError
 from overfill_jax.planning.plan import make_plan, run
 
+ANSWERS = ("An answer: one v5e", "Where the time of an answer goes", "Where two stages pay")
+
 
 def test_the_stage_prints_and_writes(config, tmp_path, capsys):
     config.train.steps = 100
@@ -14,7 +16,14 @@ def test_the_stage_prints_and_writes(config, tmp_path, capsys):
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "plan" / "plan.json").read_text())
     text = (tmp_path / "plan" / "plan.md").read_text()
-    for part in ("Parameters", "Legal widths", "FLOPs of a step", "Memory of a chip", "Time"):
+    for part in (
+        "Parameters",
+        "Legal widths",
+        "FLOPs of a step",
+        "Memory of a chip",
+        "Time",
+        *ANSWERS,
+    ):
         assert part in printed
         assert f"## {part}" in text
     assert found["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1}
@@ -22,6 +31,10 @@ def test_the_stage_prints_and_writes(config, tmp_path, capsys):
     assert found["models"]["decoder"]["hidden_size"] == 16
     assert found["run"]["steps"] == 100
     assert found["compiled"] is None
+    assert found["inference"]["request"] == {"batch": 1, "prompt": 64, "answer": 64}
+    assert printed.rstrip().endswith(found["inference"]["sentence"])
+    assert text.rstrip().endswith(found["inference"]["sentence"])
+    assert (tmp_path / "plan" / "speed_up.png").stat().st_size > 0
 
 
 def test_best_and_worst_are_told_apart(config):
@@ -59,6 +72,8 @@ def test_axes_that_do_not_divide_are_named(config, tmp_path, capsys):
         ("plan", "chip", "v5", "did you mean 'v5"),
         ("plan", "topology", "4", "plan.topology: found '4'"),
         ("plan", "tokens", -1, "plan.tokens: found -1"),
+        ("plan", "batch", 0, "plan.batch: found 0"),
+        ("plan", "refresh", 65, "plan.refresh: found 65"),
         ("train", "remat", "some", "train.remat: found 'some'"),
     ],
 )

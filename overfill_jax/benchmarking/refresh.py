@@ -1,0 +1,191 @@
+"""What refresh buys and costs: loss, answers and time of a workdir's pair under each policy."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from matplotlib.figure import Figure
+
+from overfill_jax.evaluation.plots import finish, save
+from overfill_jax.evaluation.systems import FULL, TWO_STAGE
+from overfill_jax.evaluation.task import Task, load_task
+from overfill_jax.inference.answers import Answer
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import Refresh
+from overfill_jax.inference.refresh_loss import refreshed_log_likelihoods
+from overfill_jax.inference.sampling import GREEDY
+from overfill_jax.inference.serving_model import lay_out
+from overfill_jax.model.size import decode_parameters
+from overfill_jax.model.transformer import Model
+from overfill_jax.weights.folders import load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyResult:
+    """One policy on the whole task.
+
+    Attributes:
+      name: of the policy.
+      loss: nats per token of the reference answers; None for verified policies, whose answers
+        are not the decoder's to lose.
+      accuracy: share of greedy answers that match.
+      as_full: share of answers that equal the full model's, token for token.
+      acceptance: share of the drafted tokens that stood; None where nothing was drafted.
+      speed_up: over the full model, implied by the weights' bytes that a token reads.
+      seconds: of all the answers.
+      time_speed_up: over the full model, measured here.
+    """
+
+    name: str
+    loss: float | None
+    accuracy: float
+    as_full: float
+    acceptance: float | None
+    speed_up: float
+    seconds: float
+    time_speed_up: float
+
+
+def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[PolicyResult]:
+    """Every policy of `benchmark.intervals` on `evaluate.source`, the full model alone first."""
+    c = config.evaluate
+    task, _ = load_task(config, workdir)
+    full = load_model(workdir / FULL.reader, c.dtype)
+    decoder = load_model(workdir / TWO_STAGE.writer, c.dtype)
+    share = decode_parameters(decoder.config) / decode_parameters(full.config)
+    alone, seconds, _ = answers_of(full, full, task, None)
+    found = [
+        PolicyResult(
+            name="full model alone",
+            loss=loss_of(full, decoder, task, Refresh(1)),
+            accuracy=accuracy_of(alone, task),
+            as_full=1.0,
+            acceptance=None,
+            speed_up=1.0,
+            seconds=seconds,
+            time_speed_up=1.0,
+        )
+    ]
+    for name, refresh in policies(config):
+        answers, taken, generator = answers_of(full, decoder, task, refresh)
+        same = np.mean([a.tokens == b.tokens for a, b in zip(answers, alone, strict=True)])
+        verified = refresh is not None and refresh.verifies
+        drafted, kept = generator.drafted, generator.kept
+        found.append(
+            PolicyResult(
+                name=name,
+                loss=None if verified else loss_of(full, decoder, task, refresh),
+                accuracy=accuracy_of(answers, task),
+                as_full=float(same),
+                acceptance=kept / drafted if drafted else None,
+                speed_up=implied_speed_up(generator, share) if refresh else 1 / share,
+                seconds=taken,
+                time_speed_up=seconds / taken,
+            )
+        )
+    return found
+
+
+def policies(config: ml_collections.ConfigDict) -> list[tuple[str, Refresh | None]]:
+    """No refresh, every so many tokens, where unsure, and the same intervals verified."""
+    intervals = config.benchmark.intervals
+    c = config.generate
+    every = [(f"every {interval}", Refresh(interval)) for interval in sorted(intervals)[::-1]]
+    longest = max(intervals)
+    entropy = (
+        f"entropy {c.refresh_entropy:g}, every {longest}",
+        Refresh(longest, c.refresh_entropy),
+    )
+    lossless = [
+        (f"verified, every {interval}", Refresh(interval, math.inf, 1.0))
+        for interval in sorted(intervals)[::-1]
+    ]
+    return [("none", None), *every, entropy, *lossless]
+
+
+def answers_of(
+    reader: Model, writer: Model, task: Task, refresh: Refresh | None
+) -> tuple[list[Answer], float, Generator]:
+    """Greedy answers, and the seconds that they took once everything was compiled."""
+    tokenizer = task.tokenizer
+    prompts = [example.prompt.tolist() for example in task.examples]
+    for _ in range(2):
+        generator = Generator(
+            reader, writer, task.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer,
+            refresh,
+        )  # fmt: skip
+        start = time.perf_counter()
+        answers = generator.generate(prompts, GREEDY, task.max_new_tokens, task.batch_size)
+        seconds = time.perf_counter() - start
+    return answers, seconds, generator
+
+
+def accuracy_of(answers: Sequence[Answer], task: Task) -> float:
+    """Share of answers that match their reference."""
+    pairs = zip(answers, task.examples, strict=True)
+    return float(np.mean([task.match(answer.text, one.reference) for answer, one in pairs]))
+
+
+def implied_speed_up(generator: Generator, share: float) -> float:
+    """Over the full model, if time were the bytes of weights that are read.
+
+    A block reads the decoder once for every token that it drafts, and the full model once.
+    """
+    blocks, drafted, kept = generator.blocks, generator.drafted, generator.kept
+    return (kept + blocks) / (blocks + share * drafted)
+
+
+def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) -> float:
+    """Nats per token of the reference answers."""
+    refresh = refresh or Refresh(2**30)
+    reader, writer = lay_out(full), lay_out(decoder)
+    slots = max(len(example.answer) for example in task.examples)
+    width = slots + max(len(example.prompt) for example in task.examples)
+    total = count = 0
+    for start in range(0, len(task.examples), task.batch_size):
+        examples = task.examples[start : start + task.batch_size]
+        rows = np.resize(np.arange(len(examples)), task.batch_size)  # one shape for all
+        tokens = np.zeros((task.batch_size, width), np.int32)
+        for row, index in enumerate(rows):
+            whole = np.concatenate([examples[index].prompt, examples[index].answer])
+            tokens[row, : len(whole)] = whole
+        likelihoods = refreshed_log_likelihoods(
+            reader,
+            writer,
+            jnp.asarray(tokens),
+            jnp.asarray([len(examples[index].prompt) for index in rows]),
+            jnp.int32(refresh.interval),
+            refresh.thresholds()["entropy"],
+            slots=slots,
+            first_token=task.first_token,
+        )
+        lengths = np.array([len(example.answer) for example in examples])
+        valid = np.arange(slots) < lengths[:, None]
+        total -= float(np.sum(np.asarray(likelihoods)[: len(examples)], where=valid))
+        count += int(valid.sum())
+    return total / count
+
+
+def plot_refresh(found: Sequence[PolicyResult], path: Path) -> None:
+    """Loss against the speed-up that the bytes imply, policy by policy."""
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    shown = [one for one in found if one.loss is not None]
+    line = [one for one in shown if not one.name.startswith("entropy")]
+    line.sort(key=lambda one: one.speed_up)
+    axes.plot(
+        [one.speed_up for one in line], [one.loss for one in line], "-", color="#D55E00", zorder=2
+    )
+    for one in shown:
+        entropy = one.name.startswith("entropy")
+        axes.plot(one.speed_up, one.loss, "D" if entropy else "o", color="#0072B2", zorder=3)
+        axes.annotate(one.name, (one.speed_up, one.loss), (5, 5), textcoords="offset points",
+                      fontsize=9)  # fmt: skip
+    finish(axes, "tokens a second over the full model's, by bytes of weights", "loss (nats/token)")
+    axes.set_title("What refresh buys, and what it costs", fontsize=11)
+    save(figure, path)

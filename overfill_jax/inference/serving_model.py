@@ -1,0 +1,206 @@
+"""A model laid out for serving: layer by layer, with the products that share an input joined.
+
+The same computation as `model/transformer` and `two_stage`, which training uses and tests compare
+with. A decode step takes as long as its weights take to be read, so nothing may be read twice:
+weights that are stacked over layers are copied, slice by slice, on some platforms.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from overfill_jax.inference.serving_cache import ServingCache, attend, write
+from overfill_jax.model.attention import attention
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import constrain
+from overfill_jax.model.quantised import Quantised, product
+from overfill_jax.model.rope import rotate, rotation
+from overfill_jax.model.transformer import Model, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """The weights of one layer.
+
+    Attributes:
+      attention_norm, mlp_norm: scales of the two norms.
+      qkv: of every kv head its G query heads, its key and its value, one behind the other.
+      qkv_bias: where the family has one.
+      query_norm, key_norm: scales, where the family has them.
+      out: of the mixed heads.
+      gate_up: both branches of the MLP.
+      down: of the MLP.
+    """
+
+    attention_norm: Float[Array, "D"]
+    qkv: Float[Array, "D K G_plus_2 H"] | Quantised
+    qkv_bias: Float[Array, "K G_plus_2 H"] | None
+    query_norm: Float[Array, "H"] | None
+    key_norm: Float[Array, "H"] | None
+    out: Float[Array, "NH D"] | Quantised
+    mlp_norm: Float[Array, "D"]
+    gate_up: Float[Array, "D 2 F"] | Quantised
+    down: Float[Array, "F D"] | Quantised
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ServingModel:
+    """A config with its weights, in the dtype of the computation or quantised.
+
+    `unembed` is None where the embedding does its work.
+    """
+
+    config: ModelConfig = dataclasses.field(metadata={"static": True})
+    embed: Float[Array, "V D"]
+    layers: tuple[Layer, ...]
+    final_norm: Float[Array, "D"]
+    unembed: Float[Array, "D V"] | Quantised | None
+
+
+def lay_out(model: Model) -> ServingModel:
+    """The same model as serving reads it; the given one is left as it is."""
+    c, params = model.config, model.params
+    layers = tuple(_layer(params["layers"], index, c.dtype) for index in range(c.num_layers))
+    return ServingModel(
+        config=c,
+        embed=params["embed"]["embedding"].astype(c.dtype),
+        layers=layers,
+        final_norm=params["final_norm"]["scale"].astype(c.dtype),
+        unembed=_cast(params["unembed"]["kernel"], c.dtype) if "unembed" in params else None,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
+    layer = _cast(jax.tree.map(lambda leaf: leaf[index], stacked), dtype)
+    attention, mlp = layer["attention"], layer["mlp"]
+    query, key, value = (attention[name] for name in ("query", "key", "value"))
+    norms = {
+        name: attention[name]["scale"] if name in attention else None
+        for name in ("query_norm", "key_norm")
+    }
+    out = attention["out"]["kernel"]
+    return Layer(
+        attention_norm=layer["attention_norm"]["scale"],
+        qkv=jax.tree.map(_join, query["kernel"], key["kernel"], value["kernel"]),
+        qkv_bias=_join(query["bias"], key["bias"], value["bias"]) if "bias" in query else None,
+        **norms,
+        out=out if isinstance(out, Quantised) else out.reshape(-1, out.shape[-1]),
+        mlp_norm=layer["mlp_norm"]["scale"],
+        gate_up=jax.tree.map(_stack, mlp["gate"]["kernel"], mlp["up"]["kernel"]),
+        down=mlp["down"]["kernel"],
+    )
+
+
+def _cast(tree, dtype: str):
+    """All but integers."""
+    return jax.tree.map(lambda x: x if x.dtype in (jnp.int8, jnp.int4) else x.astype(dtype), tree)
+
+
+def _stack(gate: Array, up: Array) -> Array:
+    return jnp.stack([gate, up], axis=-2)
+
+
+def _join(query: Array, key: Array, value: Array) -> Array:
+    """[..., N, H] and twice [..., K, H] as [..., K, G + 2, H]."""
+    # By kv head, so that a mesh axis which splits the heads splits the joined array as well.
+    grouped = query.reshape(*key.shape[:-1], -1, key.shape[-1])
+    return jnp.concatenate([grouped, key[..., None, :], value[..., None, :]], axis=-2)
+
+
+def prefill(
+    model: ServingModel, tokens: Int[Array, "B P"], lengths: Int[Array, "B"], slots: int
+) -> tuple[Float[Array, "B P D"], ServingCache]:
+    """Reads right-padded prompts: their last hidden states, and a cache of `slots` slots a row."""
+    segments = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(jnp.int32)
+    room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0))
+
+    def mix(query, key, value, _):
+        flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+        mixed = attention(flat, key, value, segments, segments, 0, model.config.attention)
+        cached = tuple(jnp.pad(array.swapaxes(1, 2), room) for array in (key, value))
+        return mixed.reshape(query.shape), cached
+
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden, key, value = _run(model, tokens, positions, mix)
+    return hidden, ServingCache(key, value, lengths)
+
+
+def extend(
+    model: ServingModel, tokens: Int[Array, "B T"], cache: ServingCache
+) -> tuple[Float[Array, "B T D"], ServingCache]:
+    """Reads T more tokens of every row: their last hidden states, and the cache with their entries.
+
+    `cache.lengths` stay as they are: how many of the T count is the caller's to say.
+    """
+
+    def mix(query, key, value, index):
+        key = write(cache.key[index], key, cache.lengths)
+        value = write(cache.value[index], value, cache.lengths)
+        return attend(query, key, value, cache.lengths), (key, value)
+
+    positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
+    hidden, key, value = _run(model, tokens, positions, mix)
+    return hidden, dataclasses.replace(cache, key=key, value=value)
+
+
+def logits_of(model: ServingModel, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """In float32."""
+    if isinstance(model.unembed, Quantised):
+        return product(hidden.astype(jnp.float32), model.unembed)
+    equation = "...d,vd->...v" if model.unembed is None else "...d,dv->...v"
+    kernel = model.embed if model.unembed is None else model.unembed
+    return jnp.einsum(equation, hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def last_of(hidden: Float[Array, "B T D"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
+    """Of the last of `lengths[b]` tokens in each row."""
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    return jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+
+
+def _run(model: ServingModel, tokens, positions, mix):
+    """All layers; `mix` computes attention and says what each leaves in the cache."""
+    c = model.config
+    rope = rotation(c.rope, c.head_dim, positions)
+    x = constrain(jnp.take(model.embed, tokens, axis=0), "batch", None, None)
+    cached = []
+    for index, layer in enumerate(model.layers):
+        query, key, value = _project(c, layer, rms_norm(x, layer.attention_norm, c), rope)
+        mixed, entries = mix(query, key, value, index)
+        cached.append(entries)
+        x = x + product(mixed.reshape(*x.shape[:2], -1), layer.out)
+        inner = product(rms_norm(x, layer.mlp_norm, c), layer.gate_up)
+        x = x + product(jax.nn.silu(inner[..., 0, :]) * inner[..., 1, :], layer.down)
+        x = constrain(x, "batch", None, None)
+    keys, values = zip(*cached, strict=True)
+    return rms_norm(x, model.final_norm, c), keys, values
+
+
+def _project(c: ModelConfig, layer: Layer, x: Float[Array, "B T D"], rope):
+    projected = product(x, layer.qkv)
+    if layer.qkv_bias is not None:
+        projected += layer.qkv_bias
+    query, key, value = jnp.split(projected, (c.group_size, c.group_size + 1), axis=3)
+    if layer.query_norm is not None:
+        query, key = rms_norm(query, layer.query_norm, c), rms_norm(key, layer.key_norm, c)
+    flat = query.reshape(*query.shape[:2], -1, c.head_dim)
+    return (
+        rotate(flat, *rope).reshape(query.shape),
+        rotate(key[:, :, :, 0], *rope),
+        value[:, :, :, 0],
+    )
+
+
+def rms_norm(
+    x: Float[Array, "... C"], scale: Float[Array, "C"], config: ModelConfig
+) -> Float[Array, "... C"]:
+    """As `model.transformer.RMSNorm`."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + config.norm_epsilon)).astype(x.dtype) * scale

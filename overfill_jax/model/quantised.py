@@ -1,0 +1,143 @@
+"""Weights in int8 or int4 with scales, and the product that reads them as they are.
+
+Symmetric, rounded to nearest: a weight is its integer times the scale of its output channel, or of
+its group of input channels within it. Scales are applied to the product, so that no copy of the
+weights in another dtype is made.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from overfill_jax.errors import InputError
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.transformer import Model, Params
+
+BITS = (8, 4)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """A kernel [in, *out] as integers; stacked over layers, both arrays have a leading L.
+
+    Attributes:
+      values: [groups, in / groups, *out], int8 or int4.
+      scales: [groups, *out].
+    """
+
+    values: Int[Array, "..."]
+    scales: Float[Array, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How weights are quantised.
+
+    Attributes:
+      bits: 8 or 4.
+      group: input channels that share a scale; 0 for all of them, one scale an output channel.
+    """
+
+    bits: int
+    group: int
+
+    def __post_init__(self):
+        if self.bits not in BITS:
+            raise InputError(f"quantise.bits: found {self.bits}, expected 8 or 4")
+        if self.group < 0:
+            raise InputError(f"quantise.group: found {self.group}, expected at least 0")
+
+
+def quantise(kernel: Float[Array, "in *out"], scheme: Scheme) -> Quantised:
+    """The kernel as integers; a group that does not divide `in` is refused by `check_scheme`."""
+    group = scheme.group or kernel.shape[0]
+    grouped = kernel.reshape(-1, group, *kernel.shape[1:]).astype(jnp.float32)
+    most = 2 ** (scheme.bits - 1) - 1
+    # Rounded as they are stored, so that the integers make up for it.
+    scales = (jnp.max(jnp.abs(grouped), axis=1) / most).astype(kernel.dtype)
+    safe = jnp.where(scales == 0, 1, scales).astype(jnp.float32)
+    values = jnp.clip(jnp.round(grouped / safe[:, None]), -most, most)
+    return Quantised(values.astype(f"int{scheme.bits}"), scales)
+
+
+def restore(kernel: Quantised) -> Float[Array, "in *out"]:
+    """The weights that the integers stand for."""
+    whole = kernel.values.astype(kernel.scales.dtype) * kernel.scales[:, None]
+    return whole.reshape(-1, *whole.shape[2:])
+
+
+def product(
+    x: Float[Array, "... in"], kernel: Float[Array, "in *out"] | Quantised
+) -> Float[Array, "..."]:
+    """x times the kernel, [..., *out], in the dtype of `x`."""
+    if not isinstance(kernel, Quantised):
+        flat = kernel.reshape(kernel.shape[0], -1)
+        return (x @ flat).reshape(*x.shape[:-1], *kernel.shape[1:])
+    groups, size, *out = kernel.values.shape
+    values = kernel.values.reshape(groups, size, -1).astype(x.dtype)
+    scales = kernel.scales.reshape(groups, -1)
+    if groups == 1:
+        mixed = jnp.matmul(x, values[0], preferred_element_type=jnp.float32) * scales[0]
+    else:
+        parts = jnp.einsum(
+            "...gi,gio->...go",
+            x.reshape(*x.shape[:-1], groups, size),
+            values,
+            preferred_element_type=jnp.float32,
+        )
+        mixed = jnp.sum(parts * scales, axis=-2)
+    return mixed.astype(x.dtype).reshape(*x.shape[:-1], *out)
+
+
+def quantise_model(model: Model, scheme: Scheme) -> Model:
+    """The same model with every kernel quantised; the embedding, of which a token reads one row,
+    biases and norms stay as they are. A tied embedding gets a quantised copy to unembed with.
+
+    Raises:
+      InputError: a kernel's input channels do not divide into groups.
+    """
+    check_scheme(model.config, scheme)
+    return dataclasses.replace(model, params=_quantise_params(model.params, scheme))
+
+
+def check_scheme(config: ModelConfig, scheme: Scheme) -> None:
+    """Refuses groups that do not divide a kernel's input channels.
+
+    Raises:
+      InputError: names the channels.
+    """
+    inputs = {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_heads x head_dim": config.num_heads * config.head_dim,
+    }
+    for name, size in inputs.items():
+        if scheme.group and size % scheme.group:
+            raise InputError(
+                f"quantise.group: found {scheme.group}, expected a divisor of {name}, {size}"
+            )
+
+
+def _quantise_params(params: Params, scheme: Scheme) -> Params:
+    def stacked(kernel, inputs=1):
+        flat = kernel.reshape(kernel.shape[0], -1, *kernel.shape[1 + inputs :])
+        return jax.vmap(lambda one: quantise(one, scheme))(flat)
+
+    layers = params["layers"]
+    attention = {
+        name: weights
+        if "norm" in name
+        else weights | {"kernel": stacked(weights["kernel"], inputs)}
+        for name, weights in layers["attention"].items()
+        for inputs in [2 if name == "out" else 1]
+    }
+    mlp = {name: {"kernel": stacked(weights["kernel"])} for name, weights in layers["mlp"].items()}
+    tied = "unembed" not in params
+    unembed = params["embed"]["embedding"].T if tied else params["unembed"]["kernel"]
+    return params | {
+        "layers": layers | {"attention": attention, "mlp": mlp},
+        "unembed": {"kernel": quantise(unembed, scheme)},
+    }

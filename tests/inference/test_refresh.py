@@ -1,0 +1,190 @@
+"""Blocks that the decoder drafts and the full model reads again."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from overfill_jax.errors import InputError
+from overfill_jax.inference.compiled import compilations
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import Refresh
+from overfill_jax.inference.sampling import GREEDY, Sampling, log_probabilities
+from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
+from tests.builders import random_model
+
+NEW, BATCH = 24, 6
+WARM = Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=3)
+LOSSLESS = Refresh(5, math.inf, 1.0)
+
+
+@pytest.fixture(scope="module")
+def near(full):
+    """A decoder that often agrees with the full model, and often does not."""
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(
+        lambda x: x + 0.06 * jnp.asarray(rng.normal(size=x.shape), x.dtype), full.params
+    )
+    return dataclasses.replace(full, params=params)
+
+
+def answers_of(reader, writer, prompts, refresh, sampling=GREEDY, stop_ids=(), first="full"):
+    generator = Generator(reader, writer, first, stop_ids, 0, refresh=refresh)
+    answers = generator.generate(prompts, sampling, NEW, BATCH)
+    return [answer.tokens for answer in answers], generator
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_verified_greedy_answers_are_the_full_models(full, near, prompts, first_token):
+    expected, _ = answers_of(full, full, prompts, None)
+    alone, _ = answers_of(full, near, prompts, None)
+    assert alone != expected
+    found, generator = answers_of(full, near, prompts, LOSSLESS, first=first_token)
+    assert found == expected
+    assert 0.1 < generator.kept / generator.drafted < 0.9  # both ways were taken
+    stops = (expected[0][3], expected[1][10])
+    found, _ = answers_of(full, near, prompts, LOSSLESS, stop_ids=stops)
+    assert found == answers_of(full, full, prompts, None, stop_ids=stops)[0]
+    assert len({len(answer) for answer in found}) > 1
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+@pytest.mark.parametrize("strictness", [0.0, 1.0])
+def test_a_block_of_one_token_is_the_full_model(full, near, prompts, sampling, strictness):
+    found, generator = answers_of(full, near, prompts, Refresh(1, math.inf, strictness), sampling)
+    assert found == answers_of(full, full, prompts, None, sampling)[0]
+    assert generator.drafted == 0
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_a_refreshed_answer_by_hand(full, near, prompts, first_token):
+    """Block by block, each behind a cache that the full model has filled on its own."""
+    interval, (prompt,) = 4, prompts[3:4]
+    found, _ = answers_of(full, near, [prompt], Refresh(interval, math.inf, 0.0), first=first_token)
+    reader, writer = lay_out(full), lay_out(near)
+
+    @jax.jit
+    def read(tokens, lengths):
+        hidden, cache = prefill(reader, tokens, lengths, 64)
+        return logits_of(reader, last_of(hidden, lengths)), cache
+
+    step = jax.jit(lambda token, cache: extend(writer, token, cache))
+
+    def full_reads(tokens):
+        return read(jnp.array([tokens + [0] * (64 - len(tokens))]), jnp.array([len(tokens)]))
+
+    def best(logits):
+        return [int(jnp.argmax(logits))]
+
+    text = prompt + (best(full_reads(prompt)[0]) if first_token == "full" else [])
+    while len(text) < len(prompt) + NEW:
+        _, cache = full_reads(text[:-1])
+        for _ in range(interval - 1):
+            hidden, cache = step(jnp.array([text[-1:]]), cache)
+            cache = dataclasses.replace(cache, lengths=cache.lengths + 1)
+            text = text + best(logits_of(writer, hidden))
+        text = text + best(full_reads(text)[0])
+    assert found == [text[len(prompt) :][:NEW]]
+
+
+def test_strictness_is_a_dial(full, near, prompts):
+    kept, counted = [], compilations.copy()
+    for strictness in (0.0, 0.01, 0.5, 1.0):
+        _, generator = answers_of(full, near, prompts, Refresh(5, math.inf, strictness))
+        kept.append(generator.kept / generator.drafted)
+    assert kept[0] == 1.0
+    assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
+    # With and without verification, whatever its strictness.
+    assert (compilations - counted)["write_block"] <= 2
+
+
+def test_where_the_decoder_is_unsure_the_full_model_writes(full, near, prompts):
+    always, generator = answers_of(full, near, prompts, Refresh(5, 1e-9, 0.0))
+    assert always == answers_of(full, full, prompts, None)[0]
+    assert generator.drafted == 0
+    never, generator = answers_of(full, near, prompts, Refresh(5, 100.0, 0.0))
+    assert never == answers_of(full, near, prompts, Refresh(5, math.inf, 0.0))[0]
+    sometimes, some = answers_of(full, near, prompts, Refresh(5, 0.5, 0.0))
+    assert 0 < some.drafted < generator.drafted
+    assert sometimes != never
+
+
+def test_ragged_batch_equals_row_by_row(full, near, prompts):
+    for refresh in (LOSSLESS, Refresh(5, 0.5, 0.0)):
+        together, _ = answers_of(full, near, prompts, refresh, WARM)
+        generator = Generator(full, near, "full", (), 0, refresh=refresh)
+        first = generator.generate(prompts[:1], WARM, NEW, BATCH)  # draws by its place
+        assert first[0].tokens == together[0]
+        greedy, _ = answers_of(full, near, prompts, refresh)
+        alone = [answers_of(full, near, [prompt], refresh)[0][0] for prompt in prompts]
+        assert greedy == alone
+
+
+def test_verified_samples_are_distributed_as_the_full_models():
+    """Of two tokens behind one prompt, over many seeds: chi-square against the exact chance."""
+    shape = {"vocab_size": 7, "num_layers": 1}
+    full, decoder = (
+        jax.tree.map(lambda x: 0.35 * x, random_model(seed, **shape)) for seed in (0, 1)
+    )
+    rows, prompt, sampling = 4096, [1, 2, 3], Sampling(1.0, 5, 0.9, seed=11)
+    generator = Generator(full, decoder, "full", (), 0, refresh=Refresh(3, math.inf, 1.0))
+    answers = generator.generate([prompt] * rows, sampling, 3, rows)
+    found = np.zeros((7, 7))
+    for answer in answers:
+        found[tuple(answer.tokens[1:])] += 1
+    assert 0.2 < generator.kept / generator.drafted < 0.95
+    expected = rows * chance_of_second_and_third(full, prompt, sampling)
+    assert not found[expected == 0].any()
+    likely = expected > 5
+    assert likely.sum() > 10
+    pooled = np.append(found[likely], found[~likely].sum())
+    wanted = np.append(expected[likely], expected[~likely].sum())
+    chi_square = np.sum((pooled - wanted) ** 2 / np.maximum(wanted, 1e-9))
+    freedom = len(pooled) - 1
+    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)  # four standard deviations
+    unverified = Generator(full, decoder, "full", (), 0, refresh=Refresh(3, math.inf, 0.0))
+    other = np.zeros((7, 7))
+    for answer in unverified.generate([prompt] * rows, sampling, 3, rows):
+        other[tuple(answer.tokens[1:])] += 1
+    assert np.sum((other - expected)[likely] ** 2 / expected[likely]) > 10 * freedom
+
+
+def chance_of_second_and_third(full, prompt, sampling):
+    """Of every pair of tokens, summed over the first."""
+    model = lay_out(full)
+    read = jax.jit(prefill, static_argnums=3)
+
+    def next_token(texts):
+        texts = jnp.array(texts)
+        lengths = jnp.full(len(texts), texts.shape[1])
+        hidden, _ = read(model, texts, lengths, texts.shape[1])
+        return np.exp(log_probabilities(logits_of(model, hidden[:, -1]), **sampling.limits()))
+
+    v = range(7)
+    first = next_token([prompt])[0]
+    second = next_token([[*prompt, a] for a in v])
+    third = next_token([[*prompt, a, b] for a in v for b in v]).reshape(7, 7, 7)
+    return np.einsum("a,ab,abc->bc", first, second, third)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((0, 1.0, 0.0), "interval is 0, expected at least 1"),
+        ((4, 0.0, 0.0), "entropy is 0.0, expected a number above 0"),
+        ((4, math.nan, 0.0), "entropy is nan"),
+        ((4, 1.0, 1.5), "strictness is 1.5, expected 0 to 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        Refresh(*settings)
+
+
+def test_an_interval_longer_than_the_answer_is_refused(full, near):
+    generator = Generator(full, near, "full", (), 0, refresh=Refresh(9, math.inf, 0.0))
+    with pytest.raises(InputError, match="interval is 9, but an answer has at most 8 tokens"):
+        generator.generate([[1, 2]], GREEDY, 8, 1)

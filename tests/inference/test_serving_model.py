@@ -1,0 +1,55 @@
+"""The model as serving reads it, against the one that training uses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from overfill_jax import two_stage
+from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
+from tests.builders import CONFIG, make_model
+
+LENGTHS = jnp.array([12, 7, 1])
+FAMILIES = {
+    "bias and norms, untied": {},
+    "tied": {"qkv_bias": False, "qk_norm": False, "tied_embeddings": True},
+    "one query head a group": {"num_kv_heads": 4, "qkv_bias": False},
+}
+
+
+def tokens(slots):
+    rng = np.random.default_rng(slots)
+    return jnp.asarray(rng.integers(0, CONFIG.vocab_size, (3, slots)), jnp.int32)
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_it_computes_what_training_computes(changes):
+    full = make_model(0, **changes)
+    decoder = make_model(1, hidden_size=16, intermediate_size=24, **changes)
+    first, cache = jax.jit(two_stage.prefill, static_argnums=3)(full, tokens(12), LENGTHS, 5)
+    more, _ = jax.jit(two_stage.extend)(decoder, tokens(5), cache)
+
+    reader, writer = lay_out(full), lay_out(decoder)
+    found, cache = jax.jit(prefill, static_argnums=3)(reader, tokens(12), LENGTHS, 17)
+    found = logits_of(reader, last_of(found, LENGTHS))
+    np.testing.assert_allclose(found, first, atol=1e-5)
+    at_once, _ = jax.jit(extend)(writer, tokens(5), cache)
+    np.testing.assert_allclose(logits_of(writer, at_once), more, atol=1e-5)
+    for step in range(5):
+        hidden, cache = jax.jit(extend)(writer, tokens(5)[:, step : step + 1], cache)
+        cache = dataclasses.replace(cache, lengths=cache.lengths + 1)
+        np.testing.assert_allclose(logits_of(writer, hidden)[:, 0], more[:, step], atol=1e-5)
+
+
+def test_a_cache_that_grows_holds_what_it_held():
+    reader = lay_out(make_model())
+    _, cache = jax.jit(prefill, static_argnums=3)(reader, tokens(12), LENGTHS, 13)
+    before = jax.tree.map(jnp.copy, cache)
+    grown = cache.grow(40)
+    assert cache.key[0].is_deleted() and cache.value[-1].is_deleted()
+    assert grown.slots == 40
+    for old, new in zip(before.key + before.value, grown.key + grown.value, strict=True):
+        np.testing.assert_array_equal(new[:, :, :13], old)
+        assert not new[:, :, 13:].any()
