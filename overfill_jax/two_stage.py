@@ -144,7 +144,7 @@ def handoff(
       InputError: the decoder cannot read this cache.
     """
     check_handoff(full, decoder)
-    kept, dtype = _crossing(full, decoder), jnp.dtype(decoder.dtype)
+    kept, dtype = crossing(full, decoder), jnp.dtype(decoder.dtype)
     key, value = (x if kept is None else _gather(x, kept) for x in (cache.key, cache.value))
     cache = dataclasses.replace(cache, key=key.astype(dtype), value=value.astype(dtype))
     return cache if first_token == "full" else _without_last(cache)
@@ -157,7 +157,7 @@ def check_handoff(full: ModelConfig, decoder: ModelConfig) -> None:
       InputError: names the first field that differs, with both values, or the layer or kv head of
         the decoder's `handoff` that the full model lacks.
     """
-    kept, fields = _crossing(full, decoder), ("head_dim", "rope", "vocab_size")
+    kept, fields = crossing(full, decoder), ("head_dim", "rope", "vocab_size")
     for field in (*(() if kept else ("num_layers", "num_kv_heads")), *fields):
         ours, theirs = getattr(full, field), getattr(decoder, field)
         if ours != theirs:
@@ -182,7 +182,7 @@ def _check_kept(kept: Handoff, full: ModelConfig) -> None:
             )
 
 
-def _crossing(full: ModelConfig, decoder: ModelConfig) -> Handoff | None:
+def crossing(full: ModelConfig, decoder: ModelConfig) -> Handoff | None:
     """What crosses; None where all of it does, as where a decoder goes on from its own cache."""
     return None if full.handoff == decoder.handoff else decoder.handoff
 

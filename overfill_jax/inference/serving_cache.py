@@ -7,10 +7,14 @@ tokens, be taken back, or be replaced by others while the rest go on.
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+
+from overfill_jax.model.handoff import Handoff
 
 
 @jax.tree_util.register_dataclass
@@ -32,9 +36,26 @@ class ServingCache:
         """S: slots per row, filled or not."""
         return self.key[0].shape[2]
 
-    def astype(self, dtype: str) -> "ServingCache":
-        """The same cache with keys and values of this dtype."""
-        key, value = jax.tree.map(lambda array: array.astype(dtype), (self.key, self.value))
+    def crossed(self, kept: Handoff | None, dtype: str) -> "ServingCache":
+        """What a decoder takes over: these layers and kv heads, or all, in this dtype."""
+        key, value = (
+            tuple(array.astype(dtype) for array in picked(arrays, kept))
+            for arrays in (self.key, self.value)
+        )
+        return dataclasses.replace(self, key=key, value=value)
+
+    def refreshed(
+        self, other: "ServingCache", kept: Handoff, lengths: Int[Array, "B"], count: int
+    ) -> "ServingCache":
+        """The same cache with `count` entries behind `lengths` as the full model's has them."""
+        rows, slots = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(count)
+        key, value = (
+            tuple(
+                write(cached, new[rows, :, slots], lengths)
+                for cached, new in zip(ours, picked(theirs, kept), strict=True)
+            )
+            for ours, theirs in ((self.key, other.key), (self.value, other.value))
+        )
         return dataclasses.replace(self, key=key, value=value)
 
     def grow(self, slots: int) -> "ServingCache":
@@ -47,6 +68,19 @@ class ServingCache:
             for arrays in (self.key, self.value)
         )
         return dataclasses.replace(self, key=key, value=value)
+
+
+def picked(
+    arrays: tuple[Float[Array, "B K S H"], ...], kept: Handoff | None
+) -> Iterator[Float[Array, "B _ S H"]]:
+    """Of the arrays of every layer of the full model, the decoder's layers and kv heads."""
+    if kept is None:
+        yield from arrays
+        return
+    for layer, heads in zip(kept.layers, kept.kv_heads, strict=True):
+        array = arrays[layer]
+        whole = heads == tuple(range(array.shape[1]))
+        yield array if whole else jnp.take(array, np.array(heads), axis=1, mode="clip")
 
 
 def _with_slots(array: Float[Array, "B K S H"], slots: int) -> Float[Array, "B K slots H"]:
