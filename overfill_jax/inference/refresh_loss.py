@@ -62,7 +62,7 @@ def refreshed_log_likelihoods(
             of_target(logits, target[:, 0]),
         )
         key, value = jax.tree.map(
-            lambda new, old: jnp.where(full_turn[:, None, None, None], new, old),
+            lambda new, old: jnp.where(jnp.expand_dims(full_turn, range(1, old.ndim)), new, old),
             (refreshed.key, refreshed.value),
             (cache.key, cache.value),
         )

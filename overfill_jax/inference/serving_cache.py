@@ -12,9 +12,23 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int8
 
 from overfill_jax.model.handoff import Handoff
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """Keys or values of one layer.
+
+    Attributes:
+      values: in the dtype of the computation, or int8.
+      scales: of int8, one for each token and kv head; else None.
+    """
+
+    values: Float[Array, "B K S H"] | Int8[Array, "B K S H"]
+    scales: Float[Array, "B K S"] | None
 
 
 @jax.tree_util.register_dataclass
@@ -23,29 +37,32 @@ class ServingCache:
     """Keys (rotated) and values, valid in the first `lengths[b]` slots of row b.
 
     Attributes:
-      key, value: of each layer, [B, K, S, H].
+      key, value: of each layer.
       lengths: tokens of each row so far; also the slot and the position of its next one.
     """
 
-    key: tuple[Float[Array, "B K S H"], ...]
-    value: tuple[Float[Array, "B K S H"], ...]
+    key: tuple[Entries, ...]
+    value: tuple[Entries, ...]
     lengths: Int[Array, "B"]
 
     @property
     def slots(self) -> int:
         """S: slots per row, filled or not."""
-        return self.key[0].shape[2]
+        return self.key[0].values.shape[2]
 
     def crossed(self, kept: Handoff | None, dtype: str) -> "ServingCache":
-        """What a decoder takes over: these layers and kv heads, or all, in this dtype."""
+        """What a decoder takes over: these layers and kv heads, or all, in this dtype.
+
+        In "int8", integers with scales: the prompt has been read, and no entry is converted twice.
+        """
         key, value = (
-            tuple(array.astype(dtype) for array in picked(arrays, kept))
-            for arrays in (self.key, self.value)
+            tuple(stored(values, dtype) for values in picked(of_layers, kept))
+            for of_layers in (self.key, self.value)
         )
         return dataclasses.replace(self, key=key, value=value)
 
     def refreshed(
-        self, other: "ServingCache", kept: Handoff, lengths: Int[Array, "B"], count: int
+        self, full: "ServingCache", kept: Handoff, lengths: Int[Array, "B"], count: int
     ) -> "ServingCache":
         """The same cache with `count` entries behind `lengths` as the full model's has them."""
         rows, slots = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(count)
@@ -54,7 +71,7 @@ class ServingCache:
                 write(cached, new[rows, :, slots], lengths)
                 for cached, new in zip(ours, picked(theirs, kept), strict=True)
             )
-            for ours, theirs in ((self.key, other.key), (self.value, other.value))
+            for ours, theirs in ((self.key, full.key), (self.value, full.value))
         )
         return dataclasses.replace(self, key=key, value=value)
 
@@ -63,64 +80,79 @@ class ServingCache:
 
         One array at a time, so that there is never a second cache.
         """
-        key, value = (
-            tuple(_with_slots(array, slots) for array in arrays)
-            for arrays in (self.key, self.value)
-        )
+        key, value = jax.tree.map(lambda array: _with_slots(array, slots), (self.key, self.value))
         return dataclasses.replace(self, key=key, value=value)
 
 
 def picked(
-    arrays: tuple[Float[Array, "B K S H"], ...], kept: Handoff | None
+    of_layers: tuple[Entries, ...], kept: Handoff | None
 ) -> Iterator[Float[Array, "B _ S H"]]:
-    """Of the arrays of every layer of the full model, the decoder's layers and kv heads."""
+    """Of the full model's entries, those of the decoder's layers and kv heads."""
     if kept is None:
-        yield from arrays
+        yield from (entries.values for entries in of_layers)
         return
     for layer, heads in zip(kept.layers, kept.kv_heads, strict=True):
-        array = arrays[layer]
-        whole = heads == tuple(range(array.shape[1]))
-        yield array if whole else jnp.take(array, np.array(heads), axis=1, mode="clip")
+        values = of_layers[layer].values
+        whole = heads == tuple(range(values.shape[1]))
+        yield values if whole else jnp.take(values, np.array(heads), axis=1, mode="clip")
 
 
-def _with_slots(array: Float[Array, "B K S H"], slots: int) -> Float[Array, "B K slots H"]:
+def _with_slots(array: Array, slots: int) -> Array:
     grown = _pad(array, slots)
     array.delete()
     return grown
 
 
 @functools.partial(jax.jit, static_argnames="slots")
-def _pad(array: Float[Array, "B K S H"], slots: int) -> Float[Array, "B K slots H"]:
-    return jnp.pad(array, ((0, 0), (0, 0), (0, slots - array.shape[2]), (0, 0)))
+def _pad(array: Array, slots: int) -> Array:
+    room = [(0, 0)] * array.ndim
+    room[2] = (0, slots - array.shape[2])
+    return jnp.pad(array, room)
 
 
-def write(
-    cached: Float[Array, "B K S H"], new: Float[Array, "B T K H"], lengths: Int[Array, "B"]
-) -> Float[Array, "B K S H"]:
+def stored(values: Float[Array, "B K S H"], dtype: str) -> Entries:
+    """Entries as a cache of this dtype holds them."""
+    if dtype != "int8":
+        return Entries(values.astype(dtype), None)
+    wide = values.astype(jnp.float32)
+    scales = jnp.max(jnp.abs(wide), axis=-1) / 127
+    # Rounded as they are stored, so that the integers make up for it.
+    scales = scales.astype(values.dtype)
+    safe = jnp.where(scales == 0, 1, scales).astype(jnp.float32)
+    return Entries(jnp.clip(jnp.round(wide / safe[..., None]), -127, 127).astype(jnp.int8), scales)
+
+
+def write(cached: Entries, new: Float[Array, "B T K H"], lengths: Int[Array, "B"]) -> Entries:
     """Puts T new entries of every row behind those it holds; there must be room for them."""
-    rows = jnp.arange(len(cached))[:, None]
+    rows = jnp.arange(len(cached.values))[:, None]
     slots = lengths[:, None] + jnp.arange(new.shape[1])
-    # What is promised spares a check that would make XLA write the whole array anew.
-    return cached.at[rows, :, slots].set(
-        new.astype(cached.dtype), mode="promise_in_bounds", unique_indices=True
-    )
+
+    def put(array: Array, entries: Array) -> Array:
+        # What is promised spares a check that would make XLA write the whole array anew.
+        return array.at[rows, :, slots].set(
+            entries.swapaxes(1, 2), mode="promise_in_bounds", unique_indices=True
+        )
+
+    return jax.tree.map(put, cached, stored(new.swapaxes(1, 2), cached.values.dtype.name))
 
 
 def attend(
-    query: Float[Array, "B T K G H"],
-    key: Float[Array, "B K S H"],
-    value: Float[Array, "B K S H"],
-    lengths: Int[Array, "B"],
+    query: Float[Array, "B T K G H"], key: Entries, value: Entries, lengths: Int[Array, "B"]
 ) -> Float[Array, "B T K G H"]:
     """Attention of T new tokens a row, whose entries have been written behind `lengths` others."""
     batch, new, heads, group, head_dim = query.shape
     # Products of matrices, one for each row and kv head: keys and values are read as they lie.
     flat = query.transpose(0, 2, 3, 1, 4).reshape(batch, heads, group * new, head_dim)
-    scores = jnp.einsum("bkqh,bksh->bkqs", flat, key, preferred_element_type=jnp.float32)
+    keys, values = (entries.values.astype(query.dtype) for entries in (key, value))
+    scores = jnp.einsum("bkqh,bksh->bkqs", flat, keys, preferred_element_type=jnp.float32)
+    if key.scales is not None:
+        scores *= key.scales[:, :, None]
     last = lengths[:, None] + jnp.arange(new)
-    visible = jnp.arange(key.shape[2]) <= last[:, :, None]
+    visible = jnp.arange(keys.shape[2]) <= last[:, :, None]
     visible = jnp.tile(visible, (1, group, 1))[:, None]
     scores = jnp.where(visible, scores * head_dim**-0.5, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bkqs,bksh->bkqh", weights, value)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if value.scales is not None:
+        weights *= value.scales[:, :, None]
+    mixed = jnp.einsum("bkqs,bksh->bkqh", weights.astype(query.dtype), values)
     return mixed.reshape(batch, heads, group, new, head_dim).transpose(0, 3, 1, 2, 4)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from overfill_jax.inference.serving_cache import ServingCache, attend, write
+from overfill_jax.inference.serving_cache import Entries, ServingCache, attend, write
 from overfill_jax.model.attention import attention
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import constrain
@@ -123,8 +123,8 @@ def prefill(
     def mix(query, key, value, _):
         flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
         mixed = attention(flat, key, value, segments, segments, 0, model.config.attention)
-        cached = tuple(jnp.pad(array.swapaxes(1, 2), room) for array in (key, value))
-        return mixed.reshape(query.shape), cached
+        key, value = (jnp.pad(array.swapaxes(1, 2), room) for array in (key, value))
+        return mixed.reshape(query.shape), (Entries(key, None), Entries(value, None))
 
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden, key, value = _run(model, tokens, positions, mix)

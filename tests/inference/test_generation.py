@@ -147,12 +147,14 @@ def test_writing_never_changes_the_cache_of_the_prompt(full, decoder, prompts, f
     lengths = [len(prompt) for prompt in prompts]
     before = jax.tree.map(jnp.copy, writing.cache)  # donated next, so copied here
     after = write(decoder, writing)[0].cache
-    assert writing.cache.key[0].is_deleted()  # there is never a second cache
+    assert writing.cache.key[0].values.is_deleted()  # there is never a second cache
     # Without its last token, where the decoder reads that itself.
     lengths = [length - (first_token == "decoder") for length in lengths]
     np.testing.assert_array_equal(before.lengths, lengths)
     np.testing.assert_array_equal(after.lengths, before.lengths + CHUNK)
-    for old, new in zip(before.key + before.value, after.key + after.value, strict=True):
+    for old, new in zip(
+        *(jax.tree.leaves((one.key, one.value)) for one in (before, after)), strict=True
+    ):
         for row, length in enumerate(lengths):
             end = length + CHUNK
             np.testing.assert_array_equal(new[row, :, :length], old[row, :, :length])
@@ -272,7 +274,7 @@ def test_compute_dtype_is_the_configs(full, decoder, prompts):
         for m in (full, decoder)
     ]
     writing = start(*narrow, prompts)
-    assert writing.cache.key[0].dtype == jnp.bfloat16
+    assert writing.cache.key[0].values.dtype == jnp.bfloat16
     # Weights that are cast before the loop give what weights cast inside it give.
     first, expected = np.array(writing.token), write(narrow[1], writing)[1]
     answers = np.array(tokens_of(Generator(*narrow, "full", (), 0), prompts))

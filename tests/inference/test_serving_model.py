@@ -48,8 +48,10 @@ def test_a_cache_that_grows_holds_what_it_held():
     _, cache = jax.jit(prefill, static_argnums=3)(reader, tokens(12), LENGTHS, 13)
     before = jax.tree.map(jnp.copy, cache)
     grown = cache.grow(40)
-    assert cache.key[0].is_deleted() and cache.value[-1].is_deleted()
+    assert cache.key[0].values.is_deleted() and cache.value[-1].values.is_deleted()
     assert grown.slots == 40
-    for old, new in zip(before.key + before.value, grown.key + grown.value, strict=True):
+    for old, new in zip(
+        *(jax.tree.leaves((one.key, one.value)) for one in (before, grown)), strict=True
+    ):
         np.testing.assert_array_equal(new[:, :, :13], old)
         assert not new[:, :, 13:].any()
