@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.calibrate = _calibrate()
     config.prune = _prune()
     config.train = _train()
+    config.quantise = _quantise()
     config.generate = _generate()
     config.evaluate = _evaluate()
     config.export = _export()
@@ -185,6 +186,16 @@ def _train() -> ml_collections.ConfigDict:
     return train
 
 
+def _quantise() -> ml_collections.ConfigDict:
+    """A model of the workdir with weights in int8 or int4, which `generate.decoder` can name."""
+    quantise = ml_collections.ConfigDict()
+    quantise.model = "decoder"
+    quantise.target = "decoder_int8"
+    quantise.bits = 8  # or 4
+    quantise.group = 0  # input channels that share a scale; 0: one scale an output channel
+    return quantise
+
+
 def _generate() -> ml_collections.ConfigDict:
     """The stages generate and chat: answers from a pair, or from one model alone."""
     generate = ml_collections.ConfigDict()
@@ -207,6 +218,7 @@ def _generate() -> ml_collections.ConfigDict:
     generate.refresh_strictness = 0.0  # 0: all it wrote stands; 1: what the full model would write
     generate.system = ""  # system message of a chat
     generate.dtype = "bfloat16"
+    generate.cache = ""  # "int8": what the decoder reads of the cache, converted at the handoff
     return generate
 
 

@@ -21,6 +21,7 @@ STAGES = {
     "calibrate": "overfill_jax.pruning.calibrate",
     "prune": "overfill_jax.pruning.prune",
     "train": "overfill_jax.training.train",
+    "quantise": "overfill_jax.inference.quantise",
     "generate": "overfill_jax.inference.generate",
     "chat": "overfill_jax.inference.chat",
     "evaluate": "overfill_jax.evaluation.evaluate",

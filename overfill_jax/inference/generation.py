@@ -39,6 +39,7 @@ class Generator:
         pad_id: int,
         tokenizer: Tokenizer | None = None,
         refresh: Refresh | None = None,
+        cache: str = "",
     ):
         """Joins two models.
 
@@ -50,6 +51,7 @@ class Generator:
           pad_id: fills the slots behind shorter prompts; any token will do.
           tokenizer: turns answers into text; None where they are wanted as tokens only.
           refresh: when the reader reads again what the writer wrote; None for never.
+          cache: "int8" for a cache of integers; "" for one in the dtype of the computation.
 
         Raises:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.
@@ -65,6 +67,9 @@ class Generator:
         self._pad_id = pad_id
         self._tokenizer = tokenizer
         self._refresh = refresh
+        if cache not in ("", "int8"):
+            raise InputError(f"cache: found {cache!r}, expected 'int8' or nothing")
+        self._cache = cache or writer.config.dtype
         # Of all answers so far: times that the reader read a row's block again, tokens that the
         # writer had proposed in them, and those that the reader let stand.
         self.blocks = self.drafted = self.kept = 0
@@ -161,7 +166,7 @@ class Generator:
             rows=rows,
             limits=limits,
             kept=two_stage.crossing(self._reader.config, self._writer.config),
-            dtype=self._writer.config.dtype,
+            dtype=self._cache,
             slots=tokens.shape[1] + answer_slots(1 + at_once, most),
             first_token=self._first_token,
             reads_on=self._refresh is not None,

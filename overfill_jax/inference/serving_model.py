@@ -16,7 +16,7 @@ from overfill_jax.inference.serving_cache import Entries, ServingCache, attend, 
 from overfill_jax.model.attention import attention
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import constrain
-from overfill_jax.model.quantised import Quantised, product
+from overfill_jax.model.quantised import INTEGERS, Quantised, product
 from overfill_jax.model.rope import rotate, rotation
 from overfill_jax.model.transformer import Model, Params
 
@@ -99,7 +99,7 @@ def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
 
 def _cast(tree, dtype: str):
     """All but integers."""
-    return jax.tree.map(lambda x: x if x.dtype in (jnp.int8, jnp.int4) else x.astype(dtype), tree)
+    return jax.tree.map(lambda x: x if x.dtype in INTEGERS else x.astype(dtype), tree)
 
 
 def _stack(gate: Array, up: Array) -> Array:

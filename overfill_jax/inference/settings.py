@@ -11,7 +11,7 @@ from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_token
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.weights.folders import check_pair, load_model
+from overfill_jax.weights.folders import check_pair, load_any_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,18 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
     refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
     folder = workdir / c.full
     check_pair(folder, workdir / c.decoder, c.first_token)
-    reader = load_model(folder, c.dtype)
-    writer = reader if c.decoder == c.full else load_model(workdir / c.decoder, c.dtype)
+    reader = load_any_model(folder, c.dtype)
+    writer = reader if c.decoder == c.full else load_any_model(workdir / c.decoder, c.dtype)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, reader.config.vocab_size, str(folder))
     generator = Generator(
-        reader, writer, c.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer, refresh
+        reader,
+        writer,
+        c.first_token,
+        tokenizer.stop_ids,
+        tokenizer.pad_id,
+        tokenizer,
+        refresh,
+        c.cache,
     )
     return Assistant(generator, tokenizer, load_template(folder), sampling)

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.transformer import Model, Params
+from overfill_jax.model.transformer import Model, Params, abstract
 
 BITS = (8, 4)
+INTEGERS = (jnp.int8, jnp.int4)
 
 
 @jax.tree_util.register_dataclass
@@ -141,3 +142,40 @@ def _quantise_params(params: Params, scheme: Scheme) -> Params:
         "layers": layers | {"attention": attention, "mlp": mlp},
         "unembed": {"kernel": quantise(unembed, scheme)},
     }
+
+
+def abstract_params(config: ModelConfig, scheme: Scheme | None) -> Params:
+    """The shapes of a model's weights as `to_plain` gives them, quantised if they are."""
+    params = abstract(config, config.dtype).params
+    if scheme is None:
+        return params
+    return jax.eval_shape(lambda tree: to_plain(_quantise_params(tree, scheme)), params)
+
+
+def scheme_of(params: Params) -> Scheme | None:
+    """How these weights are quantised; None where they are not."""
+    kernel = params["layers"]["mlp"]["down"]["kernel"]
+    if not isinstance(kernel, Quantised):
+        return None
+    _, groups, size, _ = kernel.values.shape
+    return Scheme(8 if kernel.values.dtype == jnp.int8 else 4, 0 if groups == 1 else size)
+
+
+def to_plain(params: Params) -> Params:
+    """The same tree of nothing but dicts and arrays, as files hold it."""
+    return jax.tree.map(
+        lambda leaf: (
+            {"values": leaf.values, "scales": leaf.scales} if isinstance(leaf, Quantised) else leaf
+        ),
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, Quantised),
+    )
+
+
+def from_plain(params: Params | Array) -> Params | Array | Quantised:
+    """The reverse of `to_plain`."""
+    if not isinstance(params, dict):
+        return params
+    if params.keys() == {"values", "scales"}:
+        return Quantised(**params)
+    return {name: from_plain(value) for name, value in params.items()}

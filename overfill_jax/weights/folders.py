@@ -20,7 +20,15 @@ from overfill_jax.errors import InputError
 from overfill_jax.files import read_object, replace_folder, write_json
 from overfill_jax.model.config import ModelConfig, Rope
 from overfill_jax.model.handoff import as_fields, from_fields
-from overfill_jax.model.transformer import Model, Params, abstract
+from overfill_jax.model.quantised import (
+    INTEGERS,
+    Scheme,
+    abstract_params,
+    from_plain,
+    scheme_of,
+    to_plain,
+)
+from overfill_jax.model.transformer import Model, Params
 from overfill_jax.weights.checkpoints import load_tree, save_tree, stored_arrays
 from overfill_jax.weights.hugging_face_config import from_hugging_face
 from overfill_jax.weights.hugging_face_import import import_model
@@ -51,8 +59,11 @@ def save_model(
     config = {**OURS, "model": _fields(model.config), "fingerprint": fingerprint(model)}
     if origin is not None:
         config["origin"] = dataclasses.asdict(origin)
+    scheme = scheme_of(model.params)
+    if scheme is not None:
+        config["quantised"] = dataclasses.asdict(scheme)
     with _shared_folder(folder, tokenizer_source) as target:
-        save_tree(target / "params", model.params)
+        save_tree(target / "params", to_plain(model.params))
         if not distributed.is_main():
             return
         if tokenizer_source is not None:
@@ -70,8 +81,20 @@ def load_model(folder: Path, dtype: str | None = None, shardings: Params | None 
 
     Raises:
       InputError: the folder holds no model, a broken or half-written one, or one that is not
-        understood, or weights that are not finite.
+        understood, weights that are not finite, or quantised ones.
     """
+    if load_scheme(folder) is not None:
+        raise InputError(
+            f"{folder}: holds quantised weights, which are for generation; expected those that "
+            "they were made from"
+        )
+    return load_any_model(folder, dtype, shardings)
+
+
+def load_any_model(
+    folder: Path, dtype: str | None = None, shardings: Params | None = None
+) -> Model:
+    """`load_model` for those that read quantised weights, too; these keep their dtypes."""
     if dtype is not None:
         check_dtype("dtype", dtype)
     config, ours = _config(folder)
@@ -84,14 +107,30 @@ def load_model(folder: Path, dtype: str | None = None, shardings: Params | None 
     def wanted(path, leaf, sharding=None):
         # An array that is not there keeps any dtype; `load_tree` refuses it by name.
         found = stored.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        return jax.ShapeDtypeStruct(leaf.shape, dtype or found.dtype, sharding=sharding)
+        kept = leaf.dtype if leaf.dtype in INTEGERS else dtype or found.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kept, sharding=sharding)
 
-    trees = [abstract(config, config.dtype).params]
+    scheme = load_scheme(folder)
+    trees = [abstract_params(config, scheme)]
     trees += [] if shardings is None else [shardings]
     params = jax.tree_util.tree_map_with_path(wanted, *trees)
     params = load_tree(folder / "params", params)
     _check_finite(folder, params)
-    return Model(config, params)
+    return Model(config, from_plain(params))
+
+
+def load_scheme(folder: Path) -> Scheme | None:
+    """How the weights in a folder are quantised; None where they are not.
+
+    Raises:
+      InputError: config.json is broken.
+    """
+    found = _source(folder).get("quantised")
+    try:
+        return None if found is None else Scheme(**found)
+    except (TypeError, InputError) as error:
+        path = folder / "config.json"
+        raise InputError(f"{path}: quantised is not understood ({error})") from error
 
 
 def check_dtype(name: str, dtype: str) -> None:
@@ -252,7 +291,9 @@ def _check_finite(folder: Path, params: Params) -> None:
 @jax.jit
 def _finite(params: Params) -> Params:
     # NaN is the largest of all. XLA would hold `isfinite` of every weight in memory.
-    return jax.tree.map(lambda x: jnp.isfinite(jnp.max(jnp.abs(x))), params)
+    return jax.tree.map(
+        lambda x: True if x.dtype in INTEGERS else jnp.isfinite(jnp.max(jnp.abs(x))), params
+    )
 
 
 def _sample(leaf: jax.Array) -> np.ndarray:

@@ -229,6 +229,10 @@ def test_the_full_model_reads_on_in_a_cache_of_its_own(full, shallow, prompts, f
     assert generator.drafted
     found, _ = answers_of(full, shallow, prompts, Refresh(1), first=first_token)
     assert found == expected
+    # Its own cache is never rounded, whatever the decoder's is kept in.
+    rounded = Generator(full, shallow, first_token, (), 0, refresh=LOSSLESS, cache="int8")
+    answers = rounded.generate(prompts, GREEDY, NEW, BATCH)
+    assert [answer.tokens for answer in answers] == expected
 
 
 def test_an_answer_refreshed_in_part_of_the_cache_by_hand(full, shallow, prompts):
