@@ -79,7 +79,7 @@ def read_prompts(
     """
     compilations["read_prompts"] += 1
     hidden, read = prefill(reader, prompts, lengths, slots)
-    cache, full = read.crossed(kept, dtype), read if reads_on and kept else None
+    cache, full = read.crossing(kept).astype(dtype), read if reads_on and kept else None
     keys, step = row_keys(seed, rows), jnp.zeros_like(lengths)
     if first_token == "full":
         logits = logits_of(reader, last_of(hidden, lengths))

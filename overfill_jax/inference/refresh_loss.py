@@ -40,7 +40,7 @@ def refreshed_log_likelihoods(
     valid = jnp.full_like(lengths, tokens.shape[1])  # padding lies behind all that counts
     hidden, refreshed = prefill(reader, tokens, valid, tokens.shape[1])
     kept = crossing(reader.config, writer.config)
-    refreshed = refreshed.crossed(kept, writer.config.dtype)
+    refreshed = refreshed.crossing(kept).astype(writer.config.dtype)
 
     def of_target(logits, target):
         log_p = jax.nn.log_softmax(logits, axis=-1)

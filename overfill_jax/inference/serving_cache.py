@@ -7,7 +7,6 @@ tokens, be taken back, or be replaced by others while the rest go on.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -50,13 +49,24 @@ class ServingCache:
         """S: slots per row, filled or not."""
         return self.key[0].values.shape[2]
 
-    def crossed(self, kept: Handoff | None, dtype: str) -> "ServingCache":
-        """What a decoder takes over: these layers and kv heads, or all, in this dtype.
+    def astype(self, dtype: str) -> "ServingCache":
+        """The same cache with keys and values of this dtype, "int8" for integers with scales.
 
-        In "int8", integers with scales: the prompt has been read, and no entry is converted twice.
+        Converted at the handoff: the prompt has been read, and no entry is converted twice.
         """
         key, value = (
-            tuple(stored(values, dtype) for values in picked(of_layers, kept))
+            tuple(stored(entries.values, dtype) for entries in of_layers)
+            for of_layers in (self.key, self.value)
+        )
+        return dataclasses.replace(self, key=key, value=value)
+
+    def crossing(self, kept: Handoff | None) -> "ServingCache":
+        """Of the full model's cache the layers and kv heads that a decoder takes over."""
+        if kept is None:
+            return self
+        pairs = list(zip(kept.layers, kept.kv_heads, strict=True))
+        key, value = (
+            tuple(_of_heads(of_layers[layer], heads) for layer, heads in pairs)
             for of_layers in (self.key, self.value)
         )
         return dataclasses.replace(self, key=key, value=value)
@@ -66,12 +76,16 @@ class ServingCache:
     ) -> "ServingCache":
         """The same cache with `count` entries behind `lengths` as the full model's has them."""
         rows, slots = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(count)
+        key, value = jax.tree.map(
+            lambda x: x[rows, :, slots].swapaxes(1, 2), (full.key, full.value)
+        )
+        block = dataclasses.replace(full, key=key, value=value).crossing(kept)
         key, value = (
             tuple(
-                write(cached, new[rows, :, slots], lengths)
-                for cached, new in zip(ours, picked(theirs, kept), strict=True)
+                write(cached, new.values.swapaxes(1, 2), lengths)
+                for cached, new in zip(ours, theirs, strict=True)
             )
-            for ours, theirs in ((self.key, full.key), (self.value, full.value))
+            for ours, theirs in ((self.key, block.key), (self.value, block.value))
         )
         return dataclasses.replace(self, key=key, value=value)
 
@@ -84,17 +98,10 @@ class ServingCache:
         return dataclasses.replace(self, key=key, value=value)
 
 
-def picked(
-    of_layers: tuple[Entries, ...], kept: Handoff | None
-) -> Iterator[Float[Array, "B _ S H"]]:
-    """Of the full model's entries, those of the decoder's layers and kv heads."""
-    if kept is None:
-        yield from (entries.values for entries in of_layers)
-        return
-    for layer, heads in zip(kept.layers, kept.kv_heads, strict=True):
-        values = of_layers[layer].values
-        whole = heads == tuple(range(values.shape[1]))
-        yield values if whole else jnp.take(values, np.array(heads), axis=1, mode="clip")
+def _of_heads(entries: Entries, heads: tuple[int, ...]) -> Entries:
+    if heads == tuple(range(entries.values.shape[1])):
+        return entries
+    return jax.tree.map(lambda x: jnp.take(x, np.array(heads), axis=1, mode="clip"), entries)
 
 
 def _with_slots(array: Array, slots: int) -> Array:
