@@ -143,8 +143,12 @@ def _prune() -> ml_collections.ConfigDict:
     prune.hidden = 0.45  # share removed, in [0, 1); an integer is the width to keep
     prune.intermediate = 0.45
     prune.multiple_of = 1  # widths that follow from a share are rounded down to it
-    prune.selection = "importance"  # or "random", "first"
-    prune.indices = ""  # kept.npz or a released .pkl: use these channels instead
+    prune.heads = 0.0  # of the query heads of each kv head: share removed, or number kept
+    prune.kv_heads = 0.0  # of the kv heads, which their query heads go with
+    prune.depth = 0.0  # of the layers
+    prune.layers = "importance"  # or "random", "first", "last", "firstlast", "0,1,30": those kept
+    prune.selection = "importance"  # of channels and heads; or "random", "first"
+    prune.indices = ""  # kept.npz or a released .pkl: keep what these say instead
     return prune
 
 

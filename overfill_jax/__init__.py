@@ -25,10 +25,12 @@ from overfill_jax.errors import InputError
 from overfill_jax.inference.refresh import Refresh
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.pruning.importance import Importance
 from overfill_jax.stages import run_stage
 
 __all__ = [
+    "Handoff",
     "Importance",
     "InputError",
     "KVCache",

@@ -34,9 +34,10 @@ from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
-from overfill_jax.pruning.choose import choose, kept_widths
+from overfill_jax.pruning.choose import choose
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import Importance, measure_importance
+from overfill_jax.pruning.sizes import check_removes, kept_sizes
 from overfill_jax.pruning.stream import text_batches, token_batches
 from overfill_jax.weights.folders import (
     check_dtype,
@@ -169,28 +170,41 @@ def prune(
     multiple_of: int = 1,
     selection: str = "importance",
     seed: int = 0,
+    heads: float | int = 0.0,
+    kv_heads: float | int = 0.0,
+    depth: float | int = 0.0,
+    layers: str | Sequence[int] = "importance",
 ) -> LanguageModel:
     """Cuts the full model down to its decoder, which still has to be trained.
 
     >>> decoder = overfill_jax.prune(full, importance, hidden=64, intermediate=0.5)
     >>> decoder.config.hidden_size, decoder.config.intermediate_size
     (64, 160)
+    >>> shallow = overfill_jax.prune(full, importance, heads=0.5, depth=0.25, layers="firstlast")
+    >>> shallow.config.group_size, shallow.config.handoff.layers
+    (1, (0, 1, 3))
 
     Args:
       full: the model that `importance` was measured on.
       importance: of `calibrate`; None for a selection that looks at none.
       hidden, intermediate: shares to remove, in [0, 1), or whole widths to keep.
       multiple_of: widths that follow from a share are rounded down to it.
-      selection: importance, random or first.
-      seed: of the random selection.
+      selection: of channels and heads: importance, random or first.
+      seed: of random selections.
+      heads, kv_heads, depth: shares to remove, or whole numbers to keep, of the query heads of each
+        kv head, of the kv heads and of the layers.
+      layers: importance, random, first, last, firstlast, or the layers to keep.
 
     Raises:
-      InputError: a width or ratio that does not exist, or importance of another model.
+      InputError: a size or layer that does not exist, or importance of another model.
     """
     if importance is not None and importance.provenance.get("model") != full.fingerprint:
         raise InputError("prune: the importance was measured on another model")
-    widths = kept_widths(full.config, hidden, intermediate, multiple_of)
-    model = cut(full.model, choose(full.config, importance, *widths, selection, seed))
+    sizes = kept_sizes(
+        full.config, hidden, intermediate, multiple_of, heads, kv_heads, depth, layers
+    )
+    check_removes(full.config, sizes)
+    model = cut(full.model, choose(full.config, importance, sizes, selection, layers, seed))
     origin = Origin(full.fingerprint, first_token=None)
     return dataclasses.replace(full, model=model, fingerprint=fingerprint(model), origin=origin)
 

@@ -5,6 +5,7 @@ exactly what it will do: its first input is the first answer token, at position 
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -15,6 +16,8 @@ from jaxtyping import Array, Float, Int
 from overfill_jax.errors import InputError
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.handoff import Handoff
+from overfill_jax.model.layout import constrain
 from overfill_jax.model.transformer import Model, hidden_states, unembed
 
 FIRST_TOKEN = ("full", "decoder")
@@ -131,7 +134,7 @@ def handoff(
 
     Args:
       cache: left by `prefill` with the full model.
-      full, decoder: the two shapes.
+      full, decoder: the two shapes; the decoder's `handoff` says which layers and kv heads cross.
       first_token: who gives the first answer token. With `full` it comes from the prompt's last
         logits, and the decoder reads it as its first input. With `decoder` the cache crosses
         without the prompt's last position, which the decoder reads itself and answers with the
@@ -141,8 +144,9 @@ def handoff(
       InputError: the decoder cannot read this cache.
     """
     check_handoff(full, decoder)
-    dtype = jnp.dtype(decoder.dtype)
-    cache = dataclasses.replace(cache, key=cache.key.astype(dtype), value=cache.value.astype(dtype))
+    kept, dtype = crossing(full, decoder), jnp.dtype(decoder.dtype)
+    key, value = (x if kept is None else _gather(x, kept) for x in (cache.key, cache.value))
+    cache = dataclasses.replace(cache, key=key.astype(dtype), value=value.astype(dtype))
     return cache if first_token == "full" else _without_last(cache)
 
 
@@ -150,9 +154,11 @@ def check_handoff(full: ModelConfig, decoder: ModelConfig) -> None:
     """Refuses two models that cannot share a cache or a vocabulary.
 
     Raises:
-      InputError: names the first field that differs, with both values.
+      InputError: names the first field that differs, with both values, or the layer or kv head of
+        the decoder's `handoff` that the full model lacks.
     """
-    for field in ("num_layers", "num_kv_heads", "head_dim", "rope", "vocab_size"):
+    kept, fields = crossing(full, decoder), ("head_dim", "rope", "vocab_size")
+    for field in (*(() if kept else ("num_layers", "num_kv_heads")), *fields):
         ours, theirs = getattr(full, field), getattr(decoder, field)
         if ours != theirs:
             raise InputError(
@@ -160,6 +166,34 @@ def check_handoff(full: ModelConfig, decoder: ModelConfig) -> None:
                 f"decoder (cache {_cache_shape(decoder)}), {ours} in the full model "
                 f"(cache {_cache_shape(full)})"
             )
+    if kept is not None:
+        _check_kept(kept, full)
+
+
+def _check_kept(kept: Handoff, full: ModelConfig) -> None:
+    named = [("layer", layer, full.num_layers) for layer in kept.layers]
+    for layer, heads in zip(kept.layers, kept.kv_heads, strict=True):
+        named += [(f"layer {layer}, kv head", head, full.num_kv_heads) for head in heads]
+    for name, number, count in named:
+        if not 0 <= number < count:
+            raise InputError(
+                f"the decoder cannot read the full model's cache: its handoff names {name} "
+                f"{number}, expected 0..{count - 1} (cache {_cache_shape(full)})"
+            )
+
+
+def crossing(full: ModelConfig, decoder: ModelConfig) -> Handoff | None:
+    """What crosses; None where all of it does, as where a decoder goes on from its own cache."""
+    return None if full.handoff == decoder.handoff else decoder.handoff
+
+
+def _gather(array: Float[Array, "L B S K H"], kept: Handoff) -> Float[Array, "_ B S _ H"]:
+    take = functools.partial(jnp.take, mode="clip")  # of what `check_handoff` has seen, nothing is
+    array = take(array, np.array(kept.layers), axis=0)
+    every = tuple(range(array.shape[3]))
+    if any(heads != every for heads in kept.kv_heads):
+        array = jax.vmap(functools.partial(take, axis=2))(array, np.array(kept.kv_heads))
+    return constrain(array, "layers", "batch", None, "kv_heads", None)
 
 
 def _cache_shape(config: ModelConfig) -> str:

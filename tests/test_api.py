@@ -189,6 +189,31 @@ def test_save_load_and_export(full, decoder, tmp_path):
         assert again.tokenizer.encode("Ann has 3.") == decoder.tokenizer.encode("Ann has 3.")
 
 
+def test_fewer_heads_and_layers_take_the_same_ways(full, importance, tmp_path):
+    decoder = overfill_jax.prune(
+        full, importance, 0.5, 20, heads=0.5, kv_heads=1, depth=2, layers=[0, 2]
+    )
+    assert decoder.config.handoff.layers == (0, 2)
+    pair = overfill_jax.TwoStage(full, decoder)
+    _, cache = pair.prefill(np.array([[5, 6, 7]]), np.array([3]))
+    assert cache.key.shape[0] == 2 and cache.key.shape[3] == 1
+    _, after = pair.extend(np.array([[8, 9]]), cache)
+    assert after.key.shape == cache.key.shape
+    expected = pair.generate(["how many has Ann?"], max_new_tokens=6)
+    overfill_jax.save(decoder, tmp_path / "ours")
+    overfill_jax.export(decoder, tmp_path / "hf", allow_illegal_widths=True)
+    for folder in ("ours", "hf"):
+        again = overfill_jax.TwoStage(full, overfill_jax.load(tmp_path / folder))
+        assert again.generate(["how many has Ann?"], max_new_tokens=6) == expected
+    alone = overfill_jax.TwoStage(decoder, decoder)
+    assert len(alone.generate(["how many has Ann?"], max_new_tokens=2)) == 1
+    beyond = dataclasses.replace(decoder.config.handoff, layers=(0, 7))
+    config = dataclasses.replace(decoder.config, handoff=beyond)
+    model = dataclasses.replace(decoder.model, config=config)
+    with pytest.raises(overfill_jax.InputError, match=r"names layer 7, expected 0\.\.2"):
+        overfill_jax.TwoStage(full, dataclasses.replace(decoder, model=model))
+
+
 def test_importance_of_another_model_is_refused(decoder, importance):
     with pytest.raises(overfill_jax.InputError, match="measured on another model"):
         overfill_jax.prune(decoder, importance)

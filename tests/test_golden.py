@@ -11,9 +11,10 @@ import pytest
 
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import GREEDY
-from overfill_jax.pruning.choose import Kept, choose, kept_widths
+from overfill_jax.pruning.choose import Kept, choose
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import CalibrationBatch, measure_importance
+from overfill_jax.pruning.sizes import kept_sizes
 from overfill_jax.training.losses import Terms
 from overfill_jax.training.objective import Objective, answer_log_likelihoods, loss_sums
 from overfill_jax.two_stage import extend, handoff, prefill
@@ -49,8 +50,9 @@ def test_importance_and_what_it_keeps(family):
     np.testing.assert_allclose(
         importance.intermediate, golden["importance_intermediate"], rtol=1e-4
     )
-    widths = kept_widths(full.config, *map(float, golden["ratios"]), 1)
-    kept = choose(full.config, importance, *widths, "importance", 0)
+    ratios = map(float, golden["ratios"])
+    sizes = kept_sizes(full.config, *ratios, 1, 0.0, 0.0, 0.0, "importance")
+    kept = choose(full.config, importance, sizes, "importance", "importance", 0)
     np.testing.assert_array_equal(kept.hidden, golden["kept_hidden"])
     np.testing.assert_array_equal(kept.intermediate, golden["kept_intermediate"])
 

@@ -12,10 +12,11 @@ import pytest
 
 from configs import default
 from overfill_jax.errors import InputError
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.pruning import calibrate
 from overfill_jax.stages import run_stage
 from overfill_jax.weights.checkpoints import Checkpoints
-from overfill_jax.weights.folders import load_fingerprint, load_model, load_origin
+from overfill_jax.weights.folders import load_config, load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import Origin
 
 SHAPE = {
@@ -120,6 +121,31 @@ def test_answers_evaluation_and_export(trained):
     assert (trained / "report/report.md").exists()
     exported, decoder = load_model(trained / "hf"), load_model(trained / "decoder")
     jax.tree.map(np.testing.assert_array_equal, exported.params, decoder.params)
+
+
+def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
+    config = make_config(copy)
+    config.prune.kv_heads, config.prune.depth = 0.5, 0.5
+    config.train.packing, config.train.sequence_length = True, 128
+    config.evaluate.rows = 2
+    shutil.rmtree(copy / "checkpoints")
+    for stage in ("prune", "train", "generate", "evaluate", "export"):
+        run_stage(stage, config, copy)
+    shape = load_config(copy / "decoder")
+    assert (shape.num_layers, shape.num_heads, shape.num_kv_heads) == (1, 2, 1)
+    kept = np.load(copy / "kept.npz")
+    assert shape.handoff == Handoff.of(kept["layers"].tolist(), kept["kv_heads"].tolist())
+    losses = losses_of(copy)
+    assert losses[STEPS] < losses[1]
+    results = {path.stem for path in (copy / "results").glob("*.json")}
+    assert results >= {"two_stage", "decoder_alone", "pruned_two_stage_untrained"}
+    report = json.loads((copy / "results/prune.json").read_text())
+    sizes = [report[name]["cache_bytes_per_position"] for name in ("full", "pruned")]
+    assert sizes[0] == 4 * sizes[1] == 2 * 4 * 2 * 2 * 8
+    assert load_config(copy / "hf") == shape
+    exported = json.loads((copy / "hf/config.json").read_text())
+    named = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+    assert [exported[name] for name in named] == [1, 2, 1, 8]
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):

@@ -10,7 +10,8 @@ import pytest
 
 from overfill_jax import two_stage
 from overfill_jax.errors import InputError
-from overfill_jax.model.transformer import hidden_states, unembed
+from overfill_jax.model.handoff import Handoff
+from overfill_jax.model.transformer import Model, hidden_states, unembed
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
 from overfill_jax.two_stage import check_handoff, handoff
@@ -163,3 +164,110 @@ def test_handoff_casts_to_the_decoders_dtype(full):
     _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=1)
     narrow = dataclasses.replace(CONFIG, dtype="bfloat16")
     assert handoff(cache, CONFIG, narrow, "full").key.dtype == jnp.bfloat16
+
+
+def pruned_attention(full, layers, kv_heads, seed=3):
+    """A decoder of these layers and kv heads, one query head each, and fewer channels."""
+    rng = np.random.default_rng(seed)
+    hidden = np.sort(rng.choice(CONFIG.hidden_size, 10, replace=False))
+    inner = np.tile(np.arange(16), (len(layers), 1))
+    kv_heads = np.array(kv_heads)
+    return cut(full, Kept(hidden, inner, np.array(layers), kv_heads, CONFIG.group_size * kv_heads))
+
+
+def gathered(cache, layers, kv_heads):
+    """Layer by layer, head by head."""
+    pick = [
+        (cache.key[layer][:, :, heads], cache.value[layer][:, :, heads])
+        for layer, heads in zip(layers, map(np.array, kv_heads), strict=True)
+    ]
+    key, value = (jnp.stack(parts) for parts in zip(*pick, strict=True))
+    return dataclasses.replace(cache, key=key, value=value)
+
+
+KEPT = [
+    ([0, 2], [[1], [0]]),
+    ([1], [[0]]),
+    ([0, 1, 2], [[0], [1], [1]]),
+]
+
+
+@pytest.mark.parametrize(("layers", "kv_heads"), KEPT)
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_what_crosses_is_what_was_kept(full, layers, kv_heads, first_token):
+    batch = make_rows()
+    decoder = pruned_attention(full, layers, kv_heads)
+    _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=8)
+    crossed = handoff(cache, full.config, decoder.config, first_token)
+    by_hand = gathered(cache, layers, kv_heads)
+    np.testing.assert_array_equal(crossed.key, by_hand.key)
+    np.testing.assert_array_equal(crossed.value, by_hand.value)
+    whole = handoff(cache, full.config, full.config, first_token)
+    np.testing.assert_array_equal(crossed.segments, whole.segments)
+    np.testing.assert_array_equal(crossed.lengths, whole.lengths)
+    logits, after = extend(decoder, batch.answer, crossed)
+    assert after.key.shape == (len(layers), 4, 20, len(kv_heads[0]), CONFIG.head_dim)
+    # The sub-model by hand: without a handoff it is a model of its own, on such a cache.
+    alone = dataclasses.replace(decoder, config=dataclasses.replace(decoder.config, handoff=None))
+    whole_segments = dataclasses.replace(by_hand, segments=whole.segments, lengths=whole.lengths)
+    expected, _ = extend(alone, batch.answer, whole_segments)
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_a_depth_pruned_decoder_is_the_layers_run_by_hand(full):
+    """Blocks 0 and 2 of the full model behind its own cache of these, token by token."""
+    layers, batch = np.array([0, 2]), make_rows()
+    every = np.tile(np.arange(CONFIG.intermediate_size), (2, 1))
+    decoder = cut(full, Kept(np.arange(CONFIG.hidden_size), every, layers))
+    _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=7)
+    crossed = handoff(cache, full.config, decoder.config, "full")
+    logits, _ = extend(decoder, batch.answer, crossed)
+    params = full.params | {"layers": jax.tree.map(lambda x: x[layers], full.params["layers"])}
+    config = dataclasses.replace(CONFIG, num_layers=2)
+    cache = dataclasses.replace(cache, key=cache.key[layers], value=cache.value[layers])
+    for t in range(batch.answer.shape[1]):
+        by_hand, cache = extend(Model(config, params), batch.answer[:, t : t + 1], cache)
+        np.testing.assert_allclose(logits[:, t], by_hand[:, 0], **TOLERANCE)
+
+
+def test_where_everything_crosses_nothing_is_gathered(full, decoder):
+    batch = make_rows()
+    shallow = pruned_attention(full, [0, 2], [[1], [0]])
+    _, cache = prefill(full, batch.prompt, batch.prompt_lengths, capacity=1)
+
+    def program(reader, writer, cache):
+        cross = functools.partial(
+            handoff, full=reader.config, decoder=writer.config, first_token="full"
+        )
+        return str(jax.make_jaxpr(cross)(cache))
+
+    assert "gather" in program(full, shallow, cache)
+    assert "gather" not in program(full, decoder, cache)
+    # A decoder that reads its own prompts goes on from its own cache.
+    assert "gather" not in program(shallow, shallow, cache)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "message"),
+    [
+        ((0, 3), ((0,), (1,)), r"its handoff names layer 3, expected 0\.\.2 \(cache \[L=3"),
+        ((-1, 1), ((0,), (1,)), r"its handoff names layer -1, expected 0\.\.2"),
+        ((0, 2), ((0,), (2,)), r"names layer 2, kv head 2, expected 0\.\.1 \(cache .*K=2"),
+        ((0, 2), ((-1,), (0,)), r"names layer 0, kv head -1, expected 0\.\.1"),
+    ],
+)
+def test_a_handoff_of_what_is_not_there_is_refused(layers, kv_heads, message):
+    shape = {"num_layers": 2, "num_kv_heads": 1, "handoff": Handoff(layers, kv_heads)}
+    decoder = dataclasses.replace(CONFIG, **shape)
+    with pytest.raises(InputError, match=message):
+        check_handoff(CONFIG, decoder)
+    check_handoff(decoder, decoder)
+    with pytest.raises(InputError, match=r"head_dim is 16 in the decoder"):
+        check_handoff(CONFIG, dataclasses.replace(decoder, head_dim=16))
+
+
+def test_a_handoff_of_another_shape_than_the_decoders_is_no_shape():
+    for layers, kv_heads in (((0,), ((0,), (1,))), ((0, 1), ((0,), (0, 1))), ((0, 1), ((0,),))):
+        shape = {"num_layers": 2, "num_kv_heads": 1, "handoff": Handoff(layers, kv_heads)}
+        with pytest.raises(ValueError, match=r"handoff is of . layers with .*, expected 2 with 1"):
+            dataclasses.replace(CONFIG, **shape)

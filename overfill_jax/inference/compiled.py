@@ -22,6 +22,7 @@ from overfill_jax.inference.serving_model import (
     logits_of,
     prefill,
 )
+from overfill_jax.model.handoff import Handoff
 
 # Most tokens that one call of the loop writes before the host looks at them: few enough that a
 # stop string ends an answer soon, enough that the round trip costs nothing.
@@ -42,15 +43,22 @@ class Writing:
       token: the newest token of each row, which the writer reads next.
       keys: of each row's draws.
       step: tokens of each answer so far.
+      full: the full model's own cache, where it reads on and the decoder's has not all of it.
     """
 
     cache: ServingCache
     token: Int[Array, "B"]
     keys: Key[Array, "B"]
     step: Int[Array, "B"]
+    full: ServingCache | None = None
+
+    def grow(self, slots: int) -> "Writing":
+        """The same with `slots` slots a row; the arrays of the caches are given up."""
+        full = None if self.full is None else self.full.grow(slots)
+        return dataclasses.replace(self, cache=self.cache.grow(slots), full=full)
 
 
-@functools.partial(jax.jit, static_argnames=("dtype", "slots", "first_token"))
+@functools.partial(jax.jit, static_argnames=("kept", "dtype", "slots", "first_token", "reads_on"))
 def read_prompts(
     reader: ServingModel,
     prompts: Int[Array, "B P"],
@@ -58,9 +66,11 @@ def read_prompts(
     seed: UInt[Array, ""],
     rows: Int[Array, "B"],
     limits: dict[str, Array],
+    kept: Handoff | None,
     dtype: str,
     slots: int,
     first_token: Literal["full", "decoder"],
+    reads_on: bool,
 ) -> Writing:
     """Prefill and handoff, and from the full model the first answer token.
 
@@ -68,15 +78,15 @@ def read_prompts(
     the decoder reads itself: it is the token that it reads next.
     """
     compilations["read_prompts"] += 1
-    hidden, cache = prefill(reader, prompts, lengths, slots)
-    cache = cache.astype(dtype)
+    hidden, read = prefill(reader, prompts, lengths, slots)
+    cache, full = read.crossing(kept).astype(dtype), read if reads_on and kept else None
     keys, step = row_keys(seed, rows), jnp.zeros_like(lengths)
     if first_token == "full":
         logits = logits_of(reader, last_of(hidden, lengths))
-        return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1)
+        return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1, full)
     last = jnp.maximum(lengths - 1, 0)
     token = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
-    return Writing(dataclasses.replace(cache, lengths=last), token, keys, step)
+    return Writing(dataclasses.replace(cache, lengths=last), token, keys, step, full)
 
 
 # The cache is donated: the loop writes into it, and only one copy of it ever exists.
@@ -110,12 +120,8 @@ def write_chunk(
         going_on = (~ended).astype(jnp.int32)
         cache = dataclasses.replace(cache, lengths=cache.lengths + going_on)
         ended |= jnp.isin(token, stop_ids)
-        return (
-            Writing(cache, token, writing.keys, writing.step + going_on),
-            ended,
-            tokens,
-            index + 1,
-        )
+        step = writing.step + going_on
+        return Writing(cache, token, writing.keys, step), ended, tokens, index + 1
 
     tokens = jnp.full((len(ended), CHUNK), NO_TOKEN, jnp.int32)
     carry = writing, ended, tokens, jnp.int32(0)

@@ -4,7 +4,6 @@ Paper, section 3: the full model reads, the decoder writes from its cache. A mod
 pair whose reader and writer are the same, and takes the same path.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -180,9 +179,11 @@ class Generator:
             seed=np.uint32(sampling.seed),
             rows=rows,
             limits=limits,
+            kept=two_stage.crossing(self._reader.config, self._writer.config),
             dtype=self._cache,
             slots=tokens.shape[1] + answer_slots(1 + at_once, most),
             first_token=self._first_token,
+            reads_on=self._refresh is not None,
         )
         new = np.full((size, 1), NO_TOKEN)
         if self._first_token == "full":
@@ -200,7 +201,7 @@ class Generator:
             steps = min(at_once, max_new_tokens - min(written)) if any(written) else 1
             slots = tokens.shape[1] + answer_slots(max(written) + at_once, most)
             if slots > writing.cache.slots:
-                writing = dataclasses.replace(writing, cache=writing.cache.grow(slots))
+                writing = writing.grow(slots)
             writing, new = self._write(writing, ended, limits, steps)
 
     def _write(self, writing: Writing, ended: np.ndarray, limits: dict, steps: int):

@@ -24,6 +24,7 @@ from overfill_jax.inference.compiled import NO_TOKEN, Writing, compilations
 from overfill_jax.inference.sampling import sample
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import ServingModel, extend, last_of, logits_of
+from overfill_jax.two_stage import crossing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,10 @@ def write_block(
     start = writing.cache.lengths
     draft = _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies)
     block = jnp.concatenate([writing.token[:, None], draft.tokens], axis=1)
-    hidden, cache = extend(reader, block, dataclasses.replace(draft.cache, lengths=start))
+    # A decoder's cache that is not all of the full model's leaves it one of its own to read on in.
+    handoff = crossing(reader.config, writer.config)
+    before = draft.cache if handoff is None else writing.full
+    hidden, read = extend(reader, block, dataclasses.replace(before, lengths=start))
     if verifies:
         keys = _keys_of_places(writing, interval)
         full_logits = logits_of(reader, hidden)
@@ -134,8 +138,11 @@ def write_block(
     tokens = jnp.pad(draft.tokens, ((0, 0), (0, 1)))
     tokens = jnp.where(places == kept[:, None], token[:, None], tokens)
     tokens = jnp.where(places < new[:, None], tokens, NO_TOKEN)
+    cache, full = read, None
+    if handoff is not None:
+        cache, full = draft.cache.refreshed(read, handoff, start, interval), read
     cache = dataclasses.replace(cache, lengths=start + new)
-    return Writing(cache, token, writing.keys, writing.step + new), tokens, draft.counts
+    return Writing(cache, token, writing.keys, writing.step + new, full), tokens, draft.counts
 
 
 def _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies) -> _Drafted:

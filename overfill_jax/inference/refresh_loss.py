@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from overfill_jax.inference.acceptance import unsure
 from overfill_jax.inference.serving_model import ServingModel, extend, logits_of, prefill
+from overfill_jax.two_stage import crossing
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "first_token"))
@@ -38,7 +39,8 @@ def refreshed_log_likelihoods(
     """
     valid = jnp.full_like(lengths, tokens.shape[1])  # padding lies behind all that counts
     hidden, refreshed = prefill(reader, tokens, valid, tokens.shape[1])
-    refreshed = refreshed.astype(writer.config.dtype)
+    kept = crossing(reader.config, writer.config)
+    refreshed = refreshed.crossing(kept).astype(writer.config.dtype)
 
     def of_target(logits, target):
         log_p = jax.nn.log_softmax(logits, axis=-1)

@@ -10,7 +10,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Int8
+
+from overfill_jax.model.handoff import Handoff
 
 
 @jax.tree_util.register_dataclass
@@ -57,6 +60,35 @@ class ServingCache:
         )
         return dataclasses.replace(self, key=key, value=value)
 
+    def crossing(self, kept: Handoff | None) -> "ServingCache":
+        """Of the full model's cache the layers and kv heads that a decoder takes over."""
+        if kept is None:
+            return self
+        pairs = list(zip(kept.layers, kept.kv_heads, strict=True))
+        key, value = (
+            tuple(_of_heads(of_layers[layer], heads) for layer, heads in pairs)
+            for of_layers in (self.key, self.value)
+        )
+        return dataclasses.replace(self, key=key, value=value)
+
+    def refreshed(
+        self, full: "ServingCache", kept: Handoff, lengths: Int[Array, "B"], count: int
+    ) -> "ServingCache":
+        """The same cache with `count` entries behind `lengths` as the full model's has them."""
+        rows, slots = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(count)
+        key, value = jax.tree.map(
+            lambda x: x[rows, :, slots].swapaxes(1, 2), (full.key, full.value)
+        )
+        block = dataclasses.replace(full, key=key, value=value).crossing(kept)
+        key, value = (
+            tuple(
+                write(cached, new.values.swapaxes(1, 2), lengths)
+                for cached, new in zip(ours, theirs, strict=True)
+            )
+            for ours, theirs in ((self.key, block.key), (self.value, block.value))
+        )
+        return dataclasses.replace(self, key=key, value=value)
+
     def grow(self, slots: int) -> "ServingCache":
         """The same cache with `slots` slots a row; its own arrays are given up.
 
@@ -64,6 +96,12 @@ class ServingCache:
         """
         key, value = jax.tree.map(lambda array: _with_slots(array, slots), (self.key, self.value))
         return dataclasses.replace(self, key=key, value=value)
+
+
+def _of_heads(entries: Entries, heads: tuple[int, ...]) -> Entries:
+    if heads == tuple(range(entries.values.shape[1])):
+        return entries
+    return jax.tree.map(lambda x: jnp.take(x, np.array(heads), axis=1, mode="clip"), entries)
 
 
 def _with_slots(array: Array, slots: int) -> Array:

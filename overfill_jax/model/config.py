@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from overfill_jax.errors import InputError
+from overfill_jax.model.handoff import Handoff
 
 ATTENTION = ("auto", "xla", "splash", "cudnn")
 
@@ -51,6 +52,7 @@ class ModelConfig:
       dtype: what activations, cache and products are computed in; parameters keep their own.
       attention: who computes attention, one of `ATTENTION`; "auto" takes the fastest that the
         platform and the shapes allow. No property of the model: it is not stored with it.
+      handoff: of a decoder with fewer layers or kv heads than the full model, those that it has.
     """
 
     model_type: str
@@ -69,6 +71,7 @@ class ModelConfig:
     qk_norm: bool
     dtype: str = "float32"
     attention: str = "auto"
+    handoff: Handoff | None = None
 
     def __post_init__(self):
         if self.attention not in ATTENTION:
@@ -81,6 +84,13 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary embedding pairs channels")
+        if self.handoff is not None:
+            kept = [len(self.handoff.layers), *map(len, self.handoff.kv_heads)]
+            if kept != [self.num_layers] + [self.num_kv_heads] * self.num_layers:
+                raise ValueError(
+                    f"handoff is of {kept[0]} layers with {kept[1:]} kv heads, expected "
+                    f"{self.num_layers} with {self.num_kv_heads} each"
+                )
 
     @property
     def group_size(self) -> int:

@@ -34,6 +34,11 @@ def decode_parameters(config: ModelConfig) -> int:
 
 def decode_bytes(config: ModelConfig, dtype: str, context: int) -> int:
     """Bytes that one row's next token reads: the weights, and `context` cached keys and values."""
-    width = jnp.dtype(dtype).itemsize
-    cached = 2 * config.num_layers * config.num_kv_heads * config.head_dim * context
-    return width * (decode_parameters(config) + cached)
+    weights = jnp.dtype(dtype).itemsize * decode_parameters(config)
+    return weights + cache_bytes(config, dtype) * context
+
+
+def cache_bytes(config: ModelConfig, dtype: str) -> int:
+    """Bytes of the keys and values of one position."""
+    c = config
+    return 2 * jnp.dtype(dtype).itemsize * c.num_layers * c.num_kv_heads * c.head_dim

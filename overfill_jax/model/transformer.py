@@ -11,6 +11,7 @@ are declared; `model/sharding.py` maps the names to a mesh.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,7 @@ class Attention(nn.Module):
     """Projects, rotates, writes the new keys and values into the cache, attends."""
 
     config: ModelConfig
+    observe: Observe | None
     offset: int | None
 
     @nn.compact
@@ -108,6 +110,8 @@ class Attention(nn.Module):
             value = write(layer_cache[1], value.astype(layer_cache[1].dtype), cursor, axis=1)
         offset = cursor if self.offset is None else self.offset
         mixed = attention(query, key, value, segments, key_segments, offset, c.attention)
+        if self.observe is not None:
+            self.sow("observed", "mixed", self.observe(mixed.reshape(*mixed.shape[:2], -1)))
         shape = (c.num_heads, c.head_dim, c.hidden_size)
         axes = ("heads", "head_dim", "embed")
         scale = (2 * c.num_layers) ** -0.5
@@ -170,22 +174,32 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
-        c = self.config
+        c, before = self.config, x
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="attention_norm")(x)
         self._observe("attention_input", normed)
-        mixed, layer_cache = Attention(c, self.offset, name="attention")(
+        mixed, layer_cache = Attention(c, self.observe, self.offset, name="attention")(
             normed, layer_cache, rope, segments, key_segments, cursor
         )
         x = x + mixed
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="mlp_norm")(x)
         self._observe("mlp_input", normed)
         x = x + MLP(c, self.observe, name="mlp")(normed)
+        if self.observe is not None:
+            self._observe("turn", _turn(before, x))
         # Said in every layer: the compiler would otherwise be free to split the stream's width.
         return constrain(x, "batch", None, None), layer_cache
 
     def _observe(self, name: str, activation) -> None:
         if self.observe is not None:
             self.sow("observed", name, self.observe(activation))
+
+
+def _turn(before: Float[Array, "B T D"], after: Float[Array, "B T D"]) -> Float[Array, "B T 1"]:
+    """1 - cosine: 0 where only the length has changed."""
+    before, after = before.astype(jnp.float32), after.astype(jnp.float32)
+    norm = functools.partial(jnp.linalg.norm, axis=-1, keepdims=True)
+    size = jnp.maximum(norm(before) * norm(after), jnp.finfo(jnp.float32).tiny)
+    return 1 - jnp.sum(before * after, axis=-1, keepdims=True) / size
 
 
 class Transformer(nn.Module):
@@ -269,16 +283,18 @@ def observed_statistics(
     """What `observe` makes of every layer's activations, in one pass without a cache.
 
     Returns:
-      `attention_input` and `mlp_input` [L, B, D], the outputs of the two norms, and `inner`
-      [L, B, F], the input of the down projection.
+      `attention_input` and `mlp_input` [L, B, D], the outputs of the two norms; `mixed`
+      [L, B, N * H] and `inner` [L, B, F], the inputs of the out and the down projection; `turn`
+      [L, B, 1], 1 - cosine of the stream before and behind the layer.
     """
     transformer = Transformer(model.config, "none", observe, offset=0)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     variables = {"params": model.params}
     _, sown = transformer.apply(variables, tokens, positions, segments, None, mutable=["observed"])
     layers = sown["observed"]["layers"]
-    inputs = {name: layers[name][0] for name in ("attention_input", "mlp_input")}
-    return inputs | {"inner": layers["mlp"]["inner"][0]}
+    stream = {name: layers[name][0] for name in ("attention_input", "mlp_input", "turn")}
+    inner = {"mixed": layers["attention"]["mixed"][0], "inner": layers["mlp"]["inner"][0]}
+    return stream | inner
 
 
 def unembed(model: Model, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -93,10 +93,8 @@ def received_bytes(work: Workload) -> float:
     gradients = width * (slopes + exactly - table) + 4 * exactly
     rows = work.rows // (setup.accumulation * data * fsdp)
     passes = {"none": 2, "dots": 2, "full": 3}[setup.remat]
-    streams = full.num_layers * (
-        _stream_sums(full, mesh) * work.prompt_slots * full.hidden_size
-        + passes * _stream_sums(decoder, mesh) * work.answer_slots * decoder.hidden_size
-    )
+    streams = _stream_sums(full, mesh) * work.prompt_slots * full.hidden_size
+    streams += passes * _stream_sums(decoder, mesh) * work.answer_slots * decoder.hidden_size
     streamed = 2 * rows * width * streams * (1 - 1 / tensor)
     return setup.accumulation * (weights + gradients + streamed)
 
@@ -128,9 +126,10 @@ def _table(config: ModelConfig) -> Weight:
 
 
 def _stream_sums(config: ModelConfig, mesh: AbstractMesh) -> int:
-    """How often a layer's stream is summed over the tensor axis: once behind each split part."""
+    """How often the stream is summed over the tensor axis: in a layer, behind each split part."""
     parts = {"heads": config.num_heads, "mlp": config.intermediate_size}
-    return sum("tensor" in partition((name,), (size,), mesh)[0] for name, size in parts.items())
+    splits = ("tensor" in partition((name,), (size,), mesh)[0] for name, size in parts.items())
+    return config.num_layers * sum(splits)
 
 
 def run_duration(

@@ -27,23 +27,24 @@ def legal_widths(full: ModelConfig, decoder: ModelConfig) -> list[Width]:
     MLP widths multiples of 128. Neither is larger than in the full model.
     """
     wanted = parameters(decoder)
-    unit = math.lcm(MULTIPLE, full.num_heads)
+    unit = math.lcm(MULTIPLE, decoder.num_heads)
     hidden = sorted(
         range(unit, full.hidden_size + 1, unit), key=lambda size: abs(size - decoder.hidden_size)
     )
-    return [_nearest(full, size, wanted) for size in hidden[:SHOWN]]
+    widest = full.intermediate_size
+    return [_nearest(decoder, size, wanted, widest) for size in hidden[:SHOWN]]
 
 
-def _nearest(full: ModelConfig, hidden: int, wanted: int) -> Width:
+def _nearest(decoder: ModelConfig, hidden: int, wanted: int, widest: int) -> Width:
     """The MLP width that brings the parameters nearest to `wanted`, which grow linearly with it."""
 
     def size(intermediate: int) -> int:
         return parameters(
-            dataclasses.replace(full, hidden_size=hidden, intermediate_size=intermediate)
+            dataclasses.replace(decoder, hidden_size=hidden, intermediate_size=intermediate)
         )
 
     base = size(MULTIPLE)
     per_unit = size(2 * MULTIPLE) - base
-    most = max(1, full.intermediate_size // MULTIPLE)
+    most = max(1, widest // MULTIPLE)
     units = min(max(1 + round((wanted - base) / per_unit), 1), most)
     return Width(hidden, units * MULTIPLE, base + (units - 1) * per_unit)

@@ -10,7 +10,9 @@ from overfill_jax import files
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.mesh import AXES, mesh_sizes
-from overfill_jax.pruning.choose import kept_width
+from overfill_jax.pruning.choose import choose
+from overfill_jax.pruning.cut import pruned_config
+from overfill_jax.pruning.sizes import kept_sizes
 from overfill_jax.training.flops import StepFlops, step_flops
 from overfill_jax.training.methods import METHODS
 from overfill_jax.training.placement import check_batch
@@ -113,12 +115,10 @@ def read_shape(source: str) -> ModelConfig:
 
 
 def pruned_shape(full: ModelConfig, prune: ml_collections.ConfigDict) -> ModelConfig:
-    """The decoder that `prune` would cut out of this full model."""
-    hidden = kept_width("prune.hidden", full.hidden_size, prune.hidden, prune.multiple_of)
-    intermediate = kept_width(
-        "prune.intermediate", full.intermediate_size, prune.intermediate, prune.multiple_of
-    )
-    return dataclasses.replace(full, hidden_size=hidden, intermediate_size=intermediate)
+    """The decoder that `prune` would cut out of this full model; which parts costs the same."""
+    widths = prune.hidden, prune.intermediate, prune.multiple_of
+    sizes = kept_sizes(full, *widths, prune.heads, prune.kv_heads, prune.depth, prune.layers)
+    return pruned_config(full, choose(full, None, sizes, "first", "first", seed=0))
 
 
 def _slots(train: ml_collections.ConfigDict, prompt_share: float) -> dict[str, int]:

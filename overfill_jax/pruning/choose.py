@@ -1,115 +1,106 @@
-"""Which channels stay: widths from ratios, and index sets from importance.
-
-Reference: `pruner/pruners_llama.py`; kept width `int((1 - ratio) * size)`, ascending order.
-"""
+"""Which channels, heads and layers stay: index sets, by importance or by rule."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.pruning.importance import Importance
+from overfill_jax.pruning.sizes import SELECTIONS, Sizes, given_layers, sizes_of
+from overfill_jax.weights.official_indices import load_indices
 
-SELECTIONS = ("importance", "random", "first")
+ATTENTION = ("layers", "kv_heads", "heads")
 
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """The channels that stay, ascending: `hidden` [D'] and, per layer, `intermediate` [L, F']."""
+    """What stays, by index in the full model, ascending; of attention, None where all of it does.
+
+    Attributes:
+      hidden: [D'].
+      intermediate: [L', F'], of each layer that stays.
+      layers: [L'].
+      kv_heads: [L', K'].
+      heads: [L', N'], the same number of each kv head that stays.
+    """
 
     hidden: Int[np.ndarray, "D"]
     intermediate: Int[np.ndarray, "L F"]
-
-
-def kept_width(name: str, size: int, amount: float | int, multiple_of: int) -> int:
-    """How many of `size` channels stay.
-
-    Args:
-      name: what an error calls the setting.
-      size: channels of the full model.
-      amount: a share to remove, in [0, 1); or, as a whole number from 1 on, the width to keep. A
-        float of exactly 1.0 is refused rather than guessed at, and so is a width of 0; 0.0 is the
-        share that removes nothing.
-      multiple_of: a width that follows from a share is rounded down to a multiple of it.
-
-    Raises:
-      InputError: neither such a share nor such a width.
-    """
-    if multiple_of < 1:
-        raise InputError(f"prune.multiple_of: found {multiple_of}, expected at least 1")
-    if isinstance(amount, int) or amount > 1:
-        if not 1 <= amount <= size or amount != int(amount):
-            raise InputError(
-                f"{name}: found width {amount:g}, expected a whole number from 1 to {size}, "
-                "or a ratio in [0, 1)"
-            )
-        return int(amount)
-    if not 0 <= amount < 1:
-        raise InputError(f"{name}: found ratio {amount:g}, expected one in [0, 1)")
-    width = int((1 - amount) * size) // multiple_of * multiple_of
-    if not width:
-        raise InputError(
-            f"{name}: ratio {amount:g} of {size} channels leaves no multiple of {multiple_of}"
-        )
-    return width
-
-
-def kept_widths(
-    config: ModelConfig, hidden: float | int, intermediate: float | int, multiple_of: int
-) -> tuple[int, int]:
-    """`kept_width` of both kinds of channels.
-
-    Raises:
-      InputError: one of them does not exist, or nothing would be removed.
-    """
-    width = kept_width("prune.hidden", config.hidden_size, hidden, multiple_of)
-    mlp_width = kept_width(
-        "prune.intermediate", config.intermediate_size, intermediate, multiple_of
-    )
-    if (width, mlp_width) == (config.hidden_size, config.intermediate_size):
-        raise InputError(
-            f"prune.hidden and prune.intermediate: found {hidden:g} and {intermediate:g}, which "
-            "keep every channel, expected one of them to remove some"
-        )
-    return width, mlp_width
+    layers: Int[np.ndarray, "_"] | None = None
+    kv_heads: Int[np.ndarray, "_ K"] | None = None
+    heads: Int[np.ndarray, "_ N"] | None = None
 
 
 def choose(
     config: ModelConfig,
     importance: Importance | None,
-    hidden: int,
-    intermediate: int,
+    sizes: Sizes,
     selection: str,
+    layers: str | Sequence[int],
     seed: int,
 ) -> Kept:
-    """Picks the channels of a model of this shape that stay.
+    """Picks what stays of a model of this shape.
 
     `importance` takes the highest scores (equal scores: the lower index), `first` the leading
-    channels, `random` a uniform draw, anew in every layer; these two look at no importance.
+    ones, `random` a uniform draw, anew in every layer; these two look at no importance. A kv head
+    counts as much as its query heads together.
+
+    Args:
+      config: of the full model.
+      importance: of it; None where nothing is picked by it.
+      sizes: how much stays.
+      selection: of channels and heads.
+      layers: of layers: the same, `last`, `firstlast` (from both ends), or the layers themselves.
+      seed: of the draws.
 
     Raises:
       InputError: unknown selection, or no importance for it.
     """
     check_selection(selection)
-    if selection == "importance" and importance is None:
-        raise InputError("prune.selection: found 'importance', but none was measured")
-    rng = np.random.default_rng(seed)
+    whole, rng = sizes_of(config), np.random.default_rng(seed)
+    count = config.num_layers
 
-    def pick(scores: np.ndarray | None, size: int, width: int) -> np.ndarray:
-        if selection == "random":
-            scores = rng.random(size)
-        elif selection == "first":
-            scores = -np.arange(size)
-        return np.sort(np.argsort(-scores, kind="stable")[:width]).astype(np.int32)
+    def scores(name: str, shape: tuple[int, ...], by: str, removes: bool) -> np.ndarray:
+        if by == "random":
+            return rng.random(shape)
+        if by == "importance" and removes:
+            return _measured(importance, name).reshape(shape)
+        index = np.arange(shape[-1])
+        rules = {"last": index, "firstlast": -np.minimum(index, index[::-1])}
+        return np.broadcast_to(rules.get(by, -index), shape)
 
-    scores = [None] * config.num_layers if importance is None else importance.intermediate
-    layers = [pick(of_layer, config.intermediate_size, intermediate) for of_layer in scores]
-    hidden_scores = None if importance is None else importance.hidden
-    return Kept(pick(hidden_scores, config.hidden_size, hidden), np.stack(layers))
+    def pick(name: str, of: tuple[int, ...], kept: int) -> np.ndarray:
+        return _highest(scores(name, of, selection, kept < of[-1]), kept)
+
+    intermediate = pick("intermediate", (count, whole.intermediate), sizes.intermediate)
+    hidden = pick("hidden", (whole.hidden,), sizes.hidden)
+    removes = (sizes.kv_heads, sizes.group) != (whole.kv_heads, whole.group)
+    by_head = scores("heads", (count, whole.kv_heads, whole.group), selection, removes)
+    kv_heads, heads = _best_heads(by_head, sizes)
+    chosen = given_layers(layers, count)
+    if chosen is None:
+        of_layers = scores("layers", (count,), layers, sizes.layers < count)
+        chosen = _highest(of_layers, sizes.layers)
+    return Kept(
+        hidden,
+        intermediate[chosen],
+        np.array(chosen, np.int32) if sizes.layers < count else None,
+        kv_heads[chosen] if sizes.kv_heads < whole.kv_heads else None,
+        heads[chosen] if removes else None,
+    )
+
+
+def by_importance(config: ModelConfig, sizes: Sizes, selection: str, layers: object) -> bool:
+    """Whether `choose` would ask for importance."""
+    whole = sizes_of(config)
+    of_layers = layers == "importance" and sizes.layers < whole.layers
+    others = dataclasses.replace(sizes, layers=whole.layers) != whole
+    return of_layers or (selection == "importance" and others)
 
 
 def check_selection(selection: str) -> None:
@@ -123,17 +114,25 @@ def check_selection(selection: str) -> None:
 
 
 def check_kept(kept: Kept, config: ModelConfig, where: str) -> None:
-    """Refuses index sets that are not distinct channels of this model.
+    """Refuses index sets that are not distinct parts of this model.
 
     Raises:
       InputError: names `where` the indices come from and what does not fit.
     """
-    layers = kept.intermediate.shape[0]
-    if layers != config.num_layers:
-        raise InputError(f"{where}: indices of {layers} layers, expected {config.num_layers}")
+    count = config.num_layers if kept.layers is None else len(kept.layers)
     sets = {"hidden": (kept.hidden, config.hidden_size)}
-    for layer, indices in enumerate(kept.intermediate):
-        sets[f"intermediate, layer {layer}"] = (indices, config.intermediate_size)
+    if kept.layers is not None:
+        sets["layers"] = (kept.layers, config.num_layers)
+    by_layer = {
+        "intermediate": (kept.intermediate, config.intermediate_size),
+        "kv_heads": (kept.kv_heads, config.num_kv_heads),
+        "heads": (kept.heads, config.num_heads),
+    }
+    for name, (indices, size) in by_layer.items():
+        if indices is not None:
+            if len(indices) != count:
+                raise InputError(f"{where}: indices of {len(indices)} layers, expected {count}")
+            sets |= {f"{name}, layer {n}": (row, size) for n, row in enumerate(indices)}
     for name, (indices, size) in sets.items():
         if len(indices) and not (indices.min() >= 0 and indices.max() < size):
             raise InputError(
@@ -142,9 +141,80 @@ def check_kept(kept: Kept, config: ModelConfig, where: str) -> None:
             )
         if not len(indices) or len(np.unique(indices)) != len(indices):
             raise InputError(f"{where}: {name}: indices empty or repeated")
+    _check_groups(kept, config, count, where)
 
 
 def save_kept(path: Path, kept: Kept) -> None:
-    """Writes the index sets as one `.npz`."""
+    """Writes the index sets as one `.npz`; what all stays of is left out."""
+    arrays = {f.name: getattr(kept, f.name) for f in dataclasses.fields(Kept)}
     with files.replace_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, hidden=kept.hidden, intermediate=kept.intermediate)
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def load_kept(path: Path, config: ModelConfig) -> Kept:
+    """Reads what `save_kept` wrote, or a released `.pkl`; every set is made ascending.
+
+    Raises:
+      InputError: the file is missing, is no index file, or does not fit a model of this shape.
+    """
+    hidden, intermediate = load_indices(path)
+    attention = {}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            attention = {name: arrays[name] for name in ATTENTION if name in arrays}
+    for name, array in attention.items():
+        axes = 1 if name == "layers" else 2
+        ascending = array.ndim == axes and array.dtype.kind in "iu" and np.all(np.diff(array) > 0)
+        if not ascending:
+            raise InputError(
+                f"{path}: {name} has shape {array.shape} and dtype {array.dtype}, expected "
+                f"ascending integers with {axes} axes"
+            )
+    kept = Kept(hidden, intermediate, **attention)
+    check_kept(kept, config, str(path))
+    ordered = {"hidden": np.sort(hidden), "intermediate": np.sort(intermediate, axis=1)}
+    return dataclasses.replace(kept, **ordered)
+
+
+def _highest(
+    scores: Shaped[np.ndarray, "*axes size"], count: int
+) -> Int[np.ndarray, "*axes count"]:
+    """Of every row, the indices of the highest scores, ascending."""
+    return np.sort(np.argsort(-scores, axis=-1, kind="stable")[..., :count]).astype(np.int32)
+
+
+def _best_heads(scores: np.ndarray, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Of every layer the kv heads that are best together, and of these the best query heads."""
+    layers, _, group = scores.shape
+    kv_heads = _highest(scores.sum(axis=2), sizes.kv_heads)
+    within = _highest(np.take_along_axis(scores, kv_heads[..., None], axis=1), sizes.group)
+    return kv_heads, (kv_heads[..., None] * group + within).reshape(layers, -1)
+
+
+def _measured(importance: Importance | None, name: str) -> np.ndarray:
+    if importance is None:
+        raise InputError("prune.selection: found 'importance', but none was measured")
+    found = getattr(importance, name)
+    if found is None:
+        raise InputError(
+            f"importance: found none of {name}, for it was measured by an earlier version; "
+            "expected that of another calibration"
+        )
+    return found
+
+
+def _check_groups(kept: Kept, config: ModelConfig, count: int, where: str) -> None:
+    """Refuses query heads that are not as many of every kv head that stays."""
+    kv_heads = kept.kv_heads
+    if kv_heads is None:
+        kv_heads = np.tile(np.arange(config.num_kv_heads), (count, 1))
+    if kept.heads is None:
+        even = kept.kv_heads is None
+    else:
+        group, rest = divmod(kept.heads.shape[1], kv_heads.shape[1])
+        owners = np.repeat(kv_heads, max(group, 1), axis=1)
+        even = not rest and np.array_equal(kept.heads // config.group_size, owners)
+    if not even:
+        raise InputError(
+            f"{where}: heads: expected as many query heads of every kv head that stays"
+        )

@@ -1,37 +1,60 @@
-"""The cut itself: weights sliced by channel index, along the axes that carry those names."""
+"""The cut itself: weights sliced by index, along the axes that carry those names."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.model.transformer import Model, Params, logical_axes
 from overfill_jax.pruning.choose import Kept
 
 
-def pruned_config(config: ModelConfig, hidden: int, intermediate: int) -> ModelConfig:
-    """The same model at other widths: layers, heads and head_dim stay, so the cache fits both."""
-    return dataclasses.replace(config, hidden_size=hidden, intermediate_size=intermediate)
+def pruned_config(config: ModelConfig, kept: Kept) -> ModelConfig:
+    """The shape of what is kept: head_dim stays, and the cache fits both as its `handoff` says."""
+    c = config
+    layers = list(range(c.num_layers)) if kept.layers is None else kept.layers.tolist()
+    kv_heads = [list(range(c.num_kv_heads))] * len(layers)
+    kv_heads = kv_heads if kept.kv_heads is None else kept.kv_heads.tolist()
+    whole = kept.layers is None and kept.kv_heads is None
+    return dataclasses.replace(
+        config,
+        hidden_size=len(kept.hidden),
+        intermediate_size=kept.intermediate.shape[1],
+        num_layers=len(layers),
+        num_heads=c.num_heads if kept.heads is None else kept.heads.shape[1],
+        num_kv_heads=len(kv_heads[0]),
+        handoff=None if whole else Handoff.of(layers, kv_heads),
+    )
 
 
 def cut(model: Model, kept: Kept) -> Model:
-    """Keeps the given channels and drops the others; the order of `kept` is made ascending.
+    """Keeps what is given and drops the rest; the order of channels is made ascending.
 
     A hidden channel leaves every array with an `embed` axis (embedding, norms, inputs of
-    q/k/v/gate/up, outputs of o/down, unembedding), an MLP channel those with an `mlp` axis.
-    Biases of q/k/v and the q/k norms carry neither and stay whole.
+    q/k/v/gate/up, outputs of o/down, unembedding), an MLP channel those with an `mlp` axis, a head
+    those with a `heads` or `kv_heads` axis. Biases of q/k/v and the q/k norms carry no channel and
+    stay whole; a layer takes everything along.
     """
     hidden = jnp.sort(jnp.asarray(kept.hidden))
-    intermediate = jnp.sort(jnp.asarray(kept.intermediate), axis=1)
+    by_layer = {
+        "mlp": np.sort(kept.intermediate, axis=1),
+        "heads": kept.heads,
+        "kv_heads": kept.kv_heads,
+    }
 
     def cut_leaf(axes: PartitionSpec, leaf: jax.Array) -> jax.Array:
         if "embed" in axes:
             leaf = jnp.take(leaf, hidden, axis=axes.index("embed"))
-        if "mlp" in axes:
-            axis = axes.index("mlp") - 1  # of one layer's array
-            leaf = jax.vmap(lambda x, indices: jnp.take(x, indices, axis=axis))(leaf, intermediate)
+        if "layers" in axes and kept.layers is not None:
+            leaf = jnp.take(leaf, kept.layers, axis=0)
+        for name, indices in by_layer.items():
+            if name in axes and indices is not None:
+                axis = axes.index(name) - 1  # of one layer's array
+                leaf = jax.vmap(lambda x, i, axis=axis: jnp.take(x, i, axis=axis))(leaf, indices)
         return leaf
 
     @jax.jit  # One program instead of one for every shape.
@@ -40,6 +63,4 @@ def cut(model: Model, kept: Kept) -> Model:
         is_leaf = lambda node: isinstance(node, PartitionSpec)  # noqa: E731
         return jax.tree.map(cut_leaf, axes, params, is_leaf=is_leaf)
 
-    params = cut_all(model.params)
-    config = pruned_config(model.config, hidden.shape[0], intermediate.shape[1])
-    return Model(config, params)
+    return Model(pruned_config(model.config, kept), cut_all(model.params))

@@ -4,44 +4,45 @@ import dataclasses
 from pathlib import Path
 
 import ml_collections
-import numpy as np
 from absl import logging
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.size import decode_bytes, parameters_by_part
+from overfill_jax.model.size import cache_bytes, decode_bytes, parameters_by_part
 from overfill_jax.model.transformer import Model
 from overfill_jax.pruning.choose import (
     Kept,
-    check_kept,
+    by_importance,
     check_selection,
     choose,
-    kept_widths,
+    load_kept,
     save_kept,
 )
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import load_importance
 from overfill_jax.pruning.samples import Samples, load_samples
+from overfill_jax.pruning.sizes import check_removes, kept_sizes
 from overfill_jax.pruning.text_loss import text_loss
 from overfill_jax.weights.folders import OURS, check_target, fingerprint, load_model, save_model
-from overfill_jax.weights.official_indices import load_indices
 from overfill_jax.weights.origin import Origin
+
+SIZES = ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Cuts the full model to the widths of `config.prune` and says what that costs."""
-    target, channels = workdir / "pruned", workdir / "kept.npz"
+    """Cuts the full model to the sizes of `config.prune` and says what that costs."""
+    target, indices = workdir / "pruned", workdir / "kept.npz"
     told = workdir / "results" / "prune.json"
     check_target(target, OURS, workdir / "full")
-    files.check_writable(channels, told)
+    files.check_writable(indices, told)
     full = load_model(workdir / "full")
     identity = fingerprint(full)
-    kept = choose_channels(config, full.config, identity, workdir)
+    kept = choose_kept(config, full.config, identity, workdir)
     pruned = cut(full, kept)
     losses = measure_losses(config, full, pruned, workdir / "calibration.npz")
     save_model(target, pruned, workdir / "full", Origin(identity, first_token=None))
-    save_kept(channels, kept)
+    save_kept(indices, kept)
     dtype = full.params["embed"]["embedding"].dtype.name
     report = {"loss_on_calibration_text": losses, **size_report(full.config, pruned.config, dtype)}
     files.write_json(told, report)
@@ -49,10 +50,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         logging.info("%s", line)
 
 
-def choose_channels(
+def choose_kept(
     config: ml_collections.ConfigDict, shape: ModelConfig, identity: str, workdir: Path
 ) -> Kept:
-    """The channels that stay: given index sets where the config names a file, else by choice.
+    """What stays: given index sets where the config names a file, else by choice.
 
     Raises:
       InputError: a setting or a file that does not fit the full model of this shape and
@@ -61,14 +62,21 @@ def choose_channels(
     c = config.prune
     check_selection(c.selection)
     if c.indices:
-        hidden, intermediate = load_indices(Path(c.indices))
-        check_kept(Kept(hidden, intermediate), shape, c.indices)
-        return Kept(np.sort(hidden), np.sort(intermediate, axis=1))
-    widths = kept_widths(shape, c.hidden, c.intermediate, c.multiple_of)
+        for key in ("heads", "kv_heads", "depth"):
+            if c[key]:
+                raise InputError(
+                    f"prune.{key}: found {c[key]:g} beside prune.indices, which say what stays; "
+                    "expected 0"
+                )
+        return load_kept(Path(c.indices), shape)
+    sizes = kept_sizes(
+        shape, c.hidden, c.intermediate, c.multiple_of, c.heads, c.kv_heads, c.depth, c.layers
+    )
+    check_removes(shape, sizes)
     importance = None
-    if c.selection == "importance":
+    if by_importance(shape, sizes, c.selection, c.layers):
         importance = load_importance(workdir / "importance.npz", shape, identity)
-    return choose(shape, importance, *widths, c.selection, config.seed)
+    return choose(shape, importance, sizes, c.selection, c.layers, config.seed)
 
 
 def measure_losses(
@@ -113,15 +121,18 @@ def check_samples(samples: Samples, config: ModelConfig, path: Path) -> None:
 
 
 def size_report(full: ModelConfig, pruned: ModelConfig, dtype: str) -> dict:
-    """Parameters by part, and bytes that a decoded token reads before any context."""
+    """Sizes, parameters by part, and bytes that a decoded token reads.
+
+    These are of the weights, before any context, and of every cached position.
+    """
     report = {}
     for name, shape in (("full", full), ("pruned", pruned)):
         parts = parameters_by_part(shape)
         report[name] = {
-            "hidden_size": shape.hidden_size,
-            "intermediate_size": shape.intermediate_size,
+            **{size: getattr(shape, size) for size in SIZES},
             "parameters": parts | {"total": sum(parts.values())},
             "decode_bytes_per_token": decode_bytes(shape, dtype, context=0),
+            "cache_bytes_per_position": cache_bytes(shape, dtype),
         }
     return report
 
@@ -135,12 +146,12 @@ def format_report(report: dict) -> list[str]:
         share = f"{after / before:.1%}" if before else "-"
         rows.append((name, f"{before:,}", f"{after:,}", share))
 
-    for name in ("hidden_size", "intermediate_size"):
+    for name in SIZES:
         row(name, full[name], pruned[name])
     for part, before in full["parameters"].items():
         row(f"parameters, {part}", before, pruned["parameters"][part])
-    name = "decode_bytes_per_token"
-    row("decode bytes per token", full[name], pruned[name])
+    for name in ("decode_bytes_per_token", "cache_bytes_per_position"):
+        row(name.replace("_", " "), full[name], pruned[name])
     lines = [f"{a:24} {b:>16} {c:>16} {d:>8}" for a, b, c, d in rows]
     losses = report["loss_on_calibration_text"]
     if losses:

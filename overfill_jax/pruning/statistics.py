@@ -43,13 +43,16 @@ def weight_norms(params: Params) -> dict[str, Float[Array, "L _"]]:
     """
     attention, mlp = params["layers"]["attention"], params["layers"]["mlp"]
 
-    def norm(*readers: Params) -> Array:
+    def norm(*readers: Params, inputs: int = 1) -> Array:
         kernels = (reader["kernel"].astype(jnp.float32) for reader in readers)
-        squares = (jnp.sum(w * w, axis=tuple(range(2, w.ndim))) for w in kernels)
+        squares = (jnp.sum(w * w, axis=tuple(range(1 + inputs, w.ndim))) for w in kernels)
         return jnp.sqrt(sum(squares))
+
+    by_head = norm(attention["out"], inputs=2)
 
     return {
         "attention_input": norm(attention["query"], attention["key"], attention["value"]),
         "mlp_input": norm(mlp["gate"], mlp["up"]),
+        "mixed": by_head.reshape(len(by_head), -1),
         "inner": norm(mlp["down"]),
     }

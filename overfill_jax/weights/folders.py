@@ -19,6 +19,7 @@ from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.files import read_object, replace_folder, write_json
 from overfill_jax.model.config import ModelConfig, Rope
+from overfill_jax.model.handoff import as_fields, from_fields
 from overfill_jax.model.quantised import (
     INTEGERS,
     Scheme,
@@ -240,8 +241,8 @@ def check_target(folder: Path, mark: dict[str, str], source: Path | None) -> Non
 def _fields(config: ModelConfig) -> dict[str, Any]:
     """What belongs to the model, whoever computes with it."""
     fields = dataclasses.asdict(config)
-    del fields["attention"]
-    return fields
+    del fields["attention"], fields["handoff"]
+    return fields | as_fields(config.handoff)
 
 
 @contextlib.contextmanager
@@ -272,7 +273,8 @@ def _config(folder: Path) -> tuple[ModelConfig, bool]:
         raise InputError(f"{path}: format is not {FORMAT!r}, the only one that is understood")
     try:
         fields = source["model"]
-        return ModelConfig(**{**fields, "rope": Rope(**fields["rope"])}), True
+        parsed = {"rope": Rope(**fields["rope"]), "handoff": from_fields(fields)}
+        return ModelConfig(**{**fields, **parsed}), True
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the fields are not those of a model ({error})") from error
 

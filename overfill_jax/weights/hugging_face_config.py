@@ -10,6 +10,7 @@ from typing import Any
 
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig, Rope
+from overfill_jax.model.handoff import as_fields, from_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ FAMILIES = {
     "qwen3": Family("Qwen3ForCausalLM", 32768, num_kv_heads=32, head_dim=128, qk_norm=True),
 }
 
-# Marks a config.json as ours to replace; transformers keeps what it does not know.
+# Marks a config.json as ours to replace; transformers keeps what it does not know, and so it
+# carries a decoder's handoff as well.
 EXPORTED = {"exported_by": "overfill_jax"}
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -62,6 +64,7 @@ _READ = {
     "rope_theta",
     "rope_scaling",
     "rope_parameters",
+    "handoff",
 }
 # Known to leave the logits alone: bookkeeping, training, and the window that no one looks through.
 _INERT = {
@@ -140,8 +143,8 @@ def from_hugging_face(source: Mapping[str, Any], name: str) -> ModelConfig:
         "qk_norm": family.qk_norm,
     }
     try:
-        return ModelConfig(**fields)
-    except ValueError as error:
+        return ModelConfig(**fields, handoff=from_fields(source))
+    except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}") from error
 
 
@@ -177,6 +180,7 @@ def to_hugging_face(
         "torch_dtype": dtype,
         **{key: token_ids.get(key) for key in TOKEN_IDS},
         **EXPORTED,
+        **as_fields(config.handoff),
     }
 
 

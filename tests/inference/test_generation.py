@@ -52,9 +52,11 @@ def start(reader, writer, prompts, first_token="full"):
         seed=np.uint32(0),
         rows=rows,
         limits=limits,
+        kept=None,
         dtype=writer.config.dtype,
         slots=SLOTS + CAPACITY,
         first_token=first_token,
+        reads_on=False,
     )
 
 

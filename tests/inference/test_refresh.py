@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from overfill_jax import two_stage
 from overfill_jax.errors import InputError
 from overfill_jax.inference.compiled import compilations
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import GREEDY, Sampling, log_probabilities
 from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
+from overfill_jax.pruning.choose import Kept
+from overfill_jax.pruning.cut import cut
 from tests.builders import random_model
 
 NEW, BATCH = 24, 6
@@ -188,3 +191,67 @@ def test_an_interval_longer_than_the_answer_is_refused(full, near):
     generator = Generator(full, near, "full", (), 0, refresh=Refresh(9, math.inf, 0.0))
     with pytest.raises(InputError, match="interval is 9, but an answer has at most 8 tokens"):
         generator.generate([[1, 2]], GREEDY, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def shallow(near):
+    """Two of its three layers, and of each one kv head with its query heads."""
+    c, layers = near.config, np.array([0, 2])
+    inner = np.tile(np.arange(c.intermediate_size), (2, 1))
+    heads = np.array([[2, 3], [0, 1]])
+    return cut(near, Kept(np.arange(c.hidden_size), inner, layers, heads[:, :1] // 2, heads))
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_a_decoder_with_part_of_the_cache_writes_behind_it(full, shallow, prompts, first_token):
+    """By the functions that training uses, token by token."""
+    found, _ = answers_of(full, shallow, prompts[:2], None, first=first_token)
+    extend_once = jax.jit(two_stage.extend)
+    for prompt, answer in zip(prompts, found, strict=False):
+        logits, cache = two_stage.prefill(
+            full, jnp.array([prompt]), jnp.array([len(prompt)]), NEW + 1
+        )
+        cache = two_stage.handoff(cache, full.config, shallow.config, first_token)
+        if first_token == "decoder":
+            logits, cache = extend_once(shallow, jnp.array([prompt[-1:]]), cache)
+            logits = logits[:, 0]
+        for token in answer:
+            assert token == int(jnp.argmax(logits[0]))
+            logits, cache = extend_once(shallow, jnp.array([[token]]), cache)
+            logits = logits[:, 0]
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_the_full_model_reads_on_in_a_cache_of_its_own(full, shallow, prompts, first_token):
+    expected, _ = answers_of(full, full, prompts, None)
+    found, generator = answers_of(full, shallow, prompts, LOSSLESS, first=first_token)
+    assert found == expected
+    assert generator.drafted
+    found, _ = answers_of(full, shallow, prompts, Refresh(1), first=first_token)
+    assert found == expected
+    # Its own cache is never rounded, whatever the decoder's is kept in.
+    rounded = Generator(full, shallow, first_token, (), 0, refresh=LOSSLESS, cache="int8")
+    answers = rounded.generate(prompts, GREEDY, NEW, BATCH)
+    assert [answer.tokens for answer in answers] == expected
+
+
+def test_an_answer_refreshed_in_part_of_the_cache_by_hand(full, shallow, prompts):
+    """Each block behind what crosses of a cache that the full model has filled on its own."""
+    interval, (prompt,) = 4, prompts[3:4]
+    found, _ = answers_of(full, shallow, [prompt], Refresh(interval))
+    reader = jax.jit(two_stage.prefill, static_argnames="capacity")
+    extend_once = jax.jit(two_stage.extend)
+
+    def full_reads(tokens):
+        row = np.array([tokens + [0] * (64 - len(tokens))])
+        logits, cache = reader(full, row, jnp.array([len(tokens)]), capacity=interval)
+        return logits, two_stage.handoff(cache, full.config, shallow.config, "full")
+
+    text = [*prompt, int(jnp.argmax(full_reads(prompt)[0]))]
+    while len(text) < len(prompt) + NEW:
+        _, cache = full_reads(text[:-1])
+        for _ in range(interval - 1):
+            logits, cache = extend_once(shallow, jnp.array([text[-1:]]), cache)
+            text = [*text, int(jnp.argmax(logits))]
+        text = [*text, int(jnp.argmax(full_reads(text)[0]))]
+    assert found == [text[len(prompt) :][:NEW]]

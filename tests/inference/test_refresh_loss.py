@@ -9,6 +9,7 @@ import pytest
 
 from overfill_jax.inference.refresh_loss import refreshed_log_likelihoods
 from overfill_jax.inference.serving_model import lay_out
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.training.objective import answer_log_likelihoods
 from tests.builders import make_model, make_rows
 
@@ -45,6 +46,18 @@ def expected(reader, writer, rows, first_token="full"):
     evaluate = jax.jit(answer_log_likelihoods, static_argnames=("first_token", "chunk"))
     likelihoods = evaluate(reader, writer, rows.batch(), first_token=first_token, chunk=SLOTS)
     return np.where(np.arange(SLOTS) < rows.answer_lengths[:, None], likelihoods, 0)
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """A decoder of one layer of three and one kv head of two."""
+    shape = {"num_layers": 1, "num_kv_heads": 1, "num_heads": 2}
+    return make_model(1, hidden_size=16, handoff=Handoff((1,), ((1,),)), **shape)
+
+
+def test_of_a_cache_that_crosses_in_part(pair, rows, shallow):
+    pair = pair[0], shallow
+    np.testing.assert_allclose(found(pair, rows, 99), expected(*pair, rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("first_token", ["full", "decoder"])

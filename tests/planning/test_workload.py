@@ -4,6 +4,7 @@ import pytest
 
 from overfill_jax.errors import InputError
 from overfill_jax.planning.workload import read_workload
+from overfill_jax.two_stage import check_handoff
 from tests.builders import CONFIG
 
 
@@ -19,6 +20,17 @@ def test_ratios_are_read_as_pruning_reads_them(config):
     config.prune.hidden = 0.45
     config.prune.multiple_of = 4
     assert read_workload(config, 16).decoder.hidden_size == 12
+
+
+def test_fewer_heads_and_layers_are_planned_for(config):
+    whole = read_workload(config, 16)
+    config.prune.update({"heads": 0.5, "kv_heads": 0.5, "depth": 0.0, "layers": "1,2"})
+    work = read_workload(config, 16)
+    decoder = work.decoder
+    assert (decoder.num_layers, decoder.num_kv_heads, decoder.num_heads) == (2, 1, 1)
+    check_handoff(work.full, decoder)
+    assert work.flops.forward < whole.flops.forward
+    assert work.flops.frozen == whole.flops.frozen
 
 
 def test_slots(config):
@@ -46,6 +58,7 @@ def test_slots(config):
         ("plan.model", "", "plan.model: found nothing"),
         ("plan.model", "nowhere.json", "nowhere.json: no such file"),
         ("prune.hidden", 25, "prune.hidden: found width 25"),
+        ("prune.depth", 4, "prune.depth: found width 4"),
     ],
 )
 def test_bad_input(config, key, value, message):

@@ -11,9 +11,10 @@ import pytest
 from overfill_jax.errors import InputError
 from overfill_jax.model.size import decode_bytes, decode_parameters, parameters, parameters_by_part
 from overfill_jax.model.transformer import abstract, hidden_states, unembed
-from overfill_jax.pruning.choose import Kept, check_kept, choose, kept_width, kept_widths
+from overfill_jax.pruning.choose import Kept, check_kept, choose
 from overfill_jax.pruning.cut import cut, pruned_config
 from overfill_jax.pruning.importance import Importance
+from overfill_jax.pruning.sizes import check_removes, kept_sizes, kept_width, sizes_of
 from tests.builders import CONFIG, make_model
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 9)))
@@ -112,8 +113,11 @@ def test_keeping_everything_changes_nothing():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_cut_fits_the_config_it_comes_with(tied):
     model = make_model(tied_embeddings=tied)
-    pruned = cut(model, some_channels(4, 10, 11))
-    assert pruned.config == pruned_config(model.config, 10, 11)
+    kept = some_channels(4, 10, 11)
+    pruned = cut(model, kept)
+    assert pruned.config == pruned_config(model.config, kept)
+    assert (pruned.config.hidden_size, pruned.config.intermediate_size) == (10, 11)
+    assert pruned.config.handoff is None
     shapes = jax.tree.map(lambda x: x.shape, pruned.params)
     assert shapes == jax.tree.map(lambda x: x.shape, abstract(pruned.config, "float32").params)
 
@@ -160,25 +164,32 @@ def test_selections():
     hidden = np.array([3.0, 9.0, 1.0, 9.0, 4.0], np.float32)
     importance = Importance(hidden, np.stack([hidden[::-1], hidden]), {})
     shape = dataclasses.replace(CONFIG, hidden_size=5, intermediate_size=5, num_layers=2)
-    kept = choose(shape, importance, 2, 3, "importance", 0)
+    sizes = dataclasses.replace(sizes_of(shape), hidden=2, intermediate=3)
+
+    def select(importance, selection, seed=0):
+        return choose(shape, importance, sizes, selection, "importance", seed)
+
+    kept = select(importance, "importance")
     assert kept.hidden.tolist() == [1, 3]
     assert kept.intermediate.tolist() == [[0, 1, 3], [1, 3, 4]]
-    assert choose(shape, None, 2, 3, "first", 0).intermediate.tolist() == [[0, 1, 2]] * 2
-    random = choose(shape, importance, 2, 3, "random", 7)
-    assert choose(shape, importance, 2, 3, "random", 7).hidden.tolist() == random.hidden.tolist()
-    draws = {tuple(choose(shape, None, 2, 3, "random", seed).hidden) for seed in range(20)}
+    assert select(None, "first").intermediate.tolist() == [[0, 1, 2]] * 2
+    random = select(importance, "random", 7)
+    assert select(importance, "random", 7).hidden.tolist() == random.hidden.tolist()
+    draws = {tuple(select(None, "random", seed).hidden) for seed in range(20)}
     assert len(draws) > 3
     with pytest.raises(InputError, match="selection: found 'best'"):
-        choose(shape, importance, 2, 3, "best", 0)
+        select(importance, "best")
     with pytest.raises(InputError, match="none was measured"):
-        choose(shape, None, 2, 3, "importance", 0)
+        select(None, "importance")
 
 
 def test_a_cut_that_removes_nothing_is_refused():
-    assert kept_widths(CONFIG, 0.0, 20, 1) == (24, 20)
     for hidden, intermediate in ((0.0, 0.0), (24, 0.0), (24.0, 40)):
-        with pytest.raises(InputError, match="keep every channel, expected one of them to remove"):
-            kept_widths(CONFIG, hidden, intermediate, 1)
+        sizes = kept_sizes(CONFIG, hidden, intermediate, 1, 0.0, 0, 3, "last")
+        with pytest.raises(InputError, match="keep every channel, head and layer, expected one"):
+            check_removes(CONFIG, sizes)
+    for changes in ({"hidden": 23}, {"group": 1}, {"kv_heads": 1}, {"layers": 2}):
+        check_removes(CONFIG, dataclasses.replace(sizes, **changes))
 
 
 @pytest.mark.parametrize(
@@ -202,8 +213,10 @@ def test_parameters_of_the_released_decoders():
         qkv_bias=False, qk_norm=False,
     )  # fmt: skip
     assert parameters(llama_3b) == 3_212_749_824
-    assert round(parameters(pruned_config(llama_3b, 1689, 4505)) / 1e9, 3) == 1.243
-    assert round(parameters(pruned_config(llama_3b, 1536, 5376)) / 1e9, 3) == 1.243
+    for widths in ((1689, 4505), (1536, 5376)):
+        sizes = kept_sizes(llama_3b, *widths, 1, 0.0, 0.0, 0.0, "importance")
+        pruned = pruned_config(llama_3b, choose(llama_3b, None, sizes, "first", "first", 0))
+        assert round(parameters(pruned) / 1e9, 3) == 1.243
 
 
 def test_decode_reads_one_row_of_an_untied_embedding():

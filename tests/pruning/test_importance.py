@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from overfill_jax.errors import InputError
-from overfill_jax.model.transformer import observed_statistics
+from overfill_jax.model.transformer import Model, hidden_states, observed_statistics
 from overfill_jax.pruning.importance import (
     CalibrationBatch,
+    Importance,
     load_importance,
     measure_importance,
     save_importance,
@@ -47,8 +48,8 @@ def activations(model, samples):
 
 def by_hand(model, samples, activations, statistic, power):
     """The definition, one row at a time, in numpy."""
-    norms = jax.device_get(weight_norms(model.params))
-    hidden = intermediate = 0.0
+    norms = jax.device_get(weight_norms(model.params)) | {"turn": 1.0}
+    totals = dict.fromkeys(("hidden", "intermediate", "heads", "layers"), 0.0)
     for row, start in zip(activations, samples.starts, strict=True):
         scores = {}
         for name, activation in row.items():
@@ -60,18 +61,23 @@ def by_hand(model, samples, activations, statistic, power):
             else:
                 score = np.sqrt((counted**2).mean(1))
             scores[name] = score * norms[name] if statistic == "weighted" else score
-        hidden += (scores["attention_input"] + scores["mlp_input"]).sum(0) ** power
-        intermediate += scores["inner"] ** power
-    return hidden ** (1 / power), intermediate ** (1 / power)
+        by_head = scores["mixed"].reshape(CONFIG.num_layers, CONFIG.num_heads, CONFIG.head_dim)
+        totals["hidden"] += (scores["attention_input"] + scores["mlp_input"]).sum(0) ** power
+        totals["intermediate"] += scores["inner"] ** power
+        totals["heads"] += by_head.sum(2) ** power
+        totals["layers"] += scores["turn"][:, 0] ** power
+    return {name: total ** (1 / power) for name, total in totals.items()}
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
 @pytest.mark.parametrize(("sample_norm", "power"), [("l1", 1), ("l2", 2)])
 def test_equals_the_definition(model, samples, activations, statistic, sample_norm, power):
     importance = measure_importance(model, samples.batches(5), statistic, sample_norm)
-    hidden, intermediate = by_hand(model, samples, activations, statistic, power)
-    np.testing.assert_allclose(importance.hidden, hidden, rtol=1e-4)
-    np.testing.assert_allclose(importance.intermediate, intermediate, rtol=1e-4)
+    expected = by_hand(model, samples, activations, statistic, power)
+    found = importance.arrays()
+    assert found.keys() == expected.keys()
+    for name, scores in expected.items():
+        np.testing.assert_allclose(found[name], scores, rtol=1e-4)
 
 
 def test_weight_norms_belong_to_what_reads_the_channel(model):
@@ -82,14 +88,34 @@ def test_weight_norms_belong_to_what_reads_the_channel(model):
     np.testing.assert_allclose(norms["attention_input"][1, 5], expected, rtol=1e-5)
     down = layers["mlp"]["down"]["kernel"][2, 7]
     np.testing.assert_allclose(norms["inner"][2, 7], np.linalg.norm(down), rtol=1e-5)
+    out = layers["attention"]["out"]["kernel"][2, 3, 5]  # head 3, channel 5 of it
+    channel = 3 * CONFIG.head_dim + 5
+    np.testing.assert_allclose(norms["mixed"][2, channel], np.linalg.norm(out), rtol=1e-5)
+
+
+def test_the_turn_is_that_of_the_stream(model, samples, activations):
+    """From the inputs of a model without its last layer, and with it."""
+    tokens = jnp.asarray(samples.tokens[:1, : samples.lengths[0]])
+    places = jnp.arange(tokens.shape[1])[None]
+    streams = []
+    for count in (1, 2):
+        scale = model.params["final_norm"]["scale"]
+        layers = jax.tree.map(lambda x, count=count: x[:count], model.params["layers"])
+        config = dataclasses.replace(CONFIG, num_layers=count)
+        part = Model(config, model.params | {"layers": layers})
+        hidden, _, _ = hidden_states(part, tokens, places, jnp.ones_like(tokens))
+        streams.append(np.asarray(hidden / scale, np.float64)[0])  # but for its length
+    before, after = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in streams)
+    expected = 1 - np.sum(before * after, axis=1)
+    np.testing.assert_allclose(activations[0]["turn"][1, :, 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_does_not_depend_on_the_batch_size(model, samples, batch_size):
     whole = measure_importance(model, samples.batches(5), "signed_mean", "l2")
     parts = measure_importance(model, samples.batches(batch_size), "signed_mean", "l2")
-    np.testing.assert_allclose(parts.hidden, whole.hidden, rtol=1e-5)
-    np.testing.assert_allclose(parts.intermediate, whole.intermediate, rtol=1e-5)
+    for name, scores in whole.arrays().items():
+        np.testing.assert_allclose(parts.arrays()[name], scores, rtol=1e-5)
     assert parts.provenance == whole.provenance
     assert parts.provenance["samples"] == 5
     assert parts.provenance["tokens"] == int(np.sum(samples.lengths - samples.starts))
@@ -118,12 +144,22 @@ def test_saved_importance_belongs_to_its_model(model, samples, tmp_path):
     path = tmp_path / "importance.npz"
     save_importance(path, importance)
     again = load_importance(path, CONFIG, "a")
-    np.testing.assert_array_equal(again.hidden, importance.hidden)
+    jax.tree.map(np.testing.assert_array_equal, again.arrays(), importance.arrays())
+    assert again.arrays().keys() == {"hidden", "intermediate", "heads", "layers"}
     assert again.provenance == importance.provenance
     with pytest.raises(InputError, match="another model: fingerprint a, expected b"):
         load_importance(path, CONFIG, "b")
     with pytest.raises(InputError, match=r"another model: shapes \(24,\)"):
         load_importance(path, dataclasses.replace(CONFIG, hidden_size=26), "a")
+    with pytest.raises(InputError, match=r"shapes .*\(3, 4\), \(3,\), expected .*\(3, 8\)"):
+        load_importance(path, dataclasses.replace(CONFIG, num_heads=8), "a")
+
+
+def test_importance_of_an_earlier_version_is_of_channels_alone(tmp_path):
+    path = tmp_path / "importance.npz"
+    scores = {"hidden": np.ones(24, np.float32), "intermediate": np.ones((3, 40), np.float32)}
+    save_importance(path, Importance(**scores, provenance={"model": "a"}))
+    assert load_importance(path, CONFIG, "a").arrays().keys() == scores.keys()
 
 
 def test_a_file_that_is_no_importance_is_refused(tmp_path):

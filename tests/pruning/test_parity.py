@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from overfill_jax.model.size import parameters
-from overfill_jax.pruning.choose import Kept, check_kept, choose, kept_width
+from overfill_jax.pruning.choose import Kept, check_kept, choose
 from overfill_jax.pruning.cut import cut, pruned_config
 from overfill_jax.pruning.importance import CalibrationBatch, measure_importance
+from overfill_jax.pruning.sizes import kept_sizes
 from overfill_jax.weights.folders import load_model
 from overfill_jax.weights.official_indices import load_indices
 from tests.builders import CONFIG
@@ -28,12 +29,9 @@ def test_golden_calibration(shared_data, family):
     np.testing.assert_allclose(
         importance.intermediate, golden["importance_intermediate"], rtol=1e-4
     )
-    shape = full.config
-    hidden = kept_width("hidden", shape.hidden_size, float(golden["width_hidden"]), 1)
-    inner = kept_width(
-        "intermediate", shape.intermediate_size, float(golden["width_intermediate"]), 1
-    )
-    kept = choose(shape, importance, hidden, inner, "importance", 0)
+    ratios = float(golden["width_hidden"]), float(golden["width_intermediate"])
+    sizes = kept_sizes(full.config, *ratios, 1, 0.0, 0.0, 0.0, "importance")
+    kept = choose(full.config, importance, sizes, "importance", "importance", 0)
     np.testing.assert_array_equal(kept.hidden, np.sort(golden["kept_hidden"]))
     np.testing.assert_array_equal(kept.intermediate, np.sort(golden["kept_intermediate"], axis=1))
     pruned = cut(full, kept)
@@ -70,8 +68,9 @@ def test_released_indices_build_the_released_decoders(shared_data, name, shape, 
         **{"tied_embeddings": True, **shape},
     )  # fmt: skip
     hidden, intermediate = load_indices(shared_data / "official_indices" / name)
-    check_kept(Kept(hidden, intermediate), full, name)
+    kept = Kept(hidden, intermediate)
+    check_kept(kept, full, name)
     assert (len(hidden), intermediate.shape[1]) == widths
-    count = parameters(pruned_config(full, *widths)) / 1e9
+    count = parameters(pruned_config(full, kept)) / 1e9
     print(f"{name}: {count:.3f}B parameters")
     assert billions is None or round(count, 3) == billions

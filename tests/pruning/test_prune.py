@@ -10,6 +10,7 @@ import pytest
 
 from configs.default import get_config
 from overfill_jax.errors import InputError
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.pruning import prune
 from overfill_jax.pruning.choose import Kept, save_kept
@@ -38,6 +39,8 @@ def config():
 def with_importance(workdir, **changes):
     rng = np.random.default_rng(0)
     scores = dict(zip(("hidden", "intermediate"), map(rng.random, SHAPES), strict=True))
+    scores["heads"] = rng.random((CONFIG.num_layers, CONFIG.num_heads))
+    scores["layers"] = rng.random(CONFIG.num_layers)
     scores = {name: array.astype(np.float32) for name, array in (scores | changes).items()}
     provenance = {"model": load_fingerprint(workdir / "full")}
     save_importance(workdir / "importance.npz", Importance(**scores, provenance=provenance))
@@ -66,6 +69,36 @@ def test_importance_is_demanded_where_it_decides(workdir, config):
         prune.run(config, workdir)
 
 
+def test_heads_and_layers_go_alone_or_with_widths(workdir, config, caplog):
+    with_importance(workdir)
+    config.prune.update({"heads": 0.5, "kv_heads": 0.5, "depth": 0.34})
+    for hidden in (0.5, 0.0):
+        config.prune.hidden = config.prune.intermediate = hidden
+        with caplog.at_level(logging.INFO, logger="absl"):
+            prune.run(config, workdir)
+        shape, kept = load_config(workdir / "pruned"), np.load(workdir / "kept.npz")
+        assert (shape.num_layers, shape.num_kv_heads, shape.num_heads) == (1, 1, 1)
+        assert shape.handoff == Handoff.of(kept["layers"].tolist(), kept["kv_heads"].tolist())
+        assert len(kept["intermediate"]) == len(kept["heads"]) == 1
+    assert shape.hidden_size == CONFIG.hidden_size
+    report = json.loads((workdir / "results" / "prune.json").read_text())
+    assert report["full"]["cache_bytes_per_position"] == 4 * 2 * 3 * 2 * 8
+    assert report["pruned"]["cache_bytes_per_position"] == 4 * 2 * 1 * 1 * 8
+    assert (report["full"]["num_layers"], report["pruned"]["num_layers"]) == (3, 1)
+    assert "cache bytes per position" in caplog.text
+    before = load_fingerprint(workdir / "pruned")
+    config.prune.update({"heads": 0.0, "kv_heads": 0.0, "depth": 0.0})
+    config.prune.indices = str((workdir / "kept.npz").rename(workdir / "given.npz"))
+    prune.run(config, workdir)
+    assert load_fingerprint(workdir / "pruned") == before
+
+
+def test_layers_by_rule_need_no_importance(workdir, config):
+    config.prune.update({"hidden": 0.0, "intermediate": 0.0, "depth": 2, "layers": "firstlast"})
+    prune.run(config, workdir)
+    assert load_config(workdir / "pruned").handoff.layers == (0, 2)
+
+
 @pytest.mark.parametrize("name", ["hidden", "intermediate"])
 def test_scores_that_are_not_finite_are_refused(workdir, config, name):
     scores = np.ones(SHAPES[name == "intermediate"])
@@ -82,7 +115,13 @@ def test_settings_that_cannot_work_are_named(workdir, config):
         ({"indices": str(workdir / "given.npz"), "selection": "foo"}, "selection: found 'foo'"),
         ({"hidden": float("inf")}, "prune.hidden: found width inf"),
         ({"multiple_of": 0}, "prune.multiple_of: found 0"),
-        ({"hidden": 0.0, "intermediate": 0.0}, "found 0 and 0, which keep every channel"),
+        ({"depth": 4}, "prune.depth: found width 4"),
+        ({"layers": "middle"}, "prune.layers: found 'middle'"),
+        (
+            {"indices": str(workdir / "given.npz"), "kv_heads": 0.5},
+            "prune.kv_heads: found 0.5 beside prune.indices",
+        ),
+        ({"hidden": 0.0, "intermediate": 0.0}, "depth that keep every channel"),
     ):
         changed = config.copy_and_resolve_references()
         changed.prune.update(changes)

@@ -96,10 +96,14 @@ for sizes in ((1, 2, 4), (2, 2, 2)):
     assert "8192" not in "".join(re.findall(r"\[[\d,]+\]", program)), sizes
 even = cut(full, Kept(np.arange(4, 16), np.stack([np.arange(16), np.arange(8, 24)])))
 odd = cut(full, Kept(np.arange(4, 17), np.stack([np.arange(17), np.arange(8, 25)])))
+# One layer and one kv head of two: gathered over the tensor axis, which no longer divides them.
+attention = np.array([1]), np.array([[1]]), np.array([[2]])
+shallow = cut(full, Kept(np.arange(4, 16), np.arange(16)[None], *attention))
 alone = make_mesh(1, 1, 1, jax.devices()[:1])
 for decoder, kl_weight, meshes in (
     (even, 0.5, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), P(None, "fsdp", "tensor"), 2)]),
     (odd, 0.5, [((1, 4, 2), P(None, None, None), 1)]),
+    (shallow, 0.0, [((2, 2, 2), P(None, "fsdp", "tensor"), 1)]),
 ):
     expected, _, _ = losses(decoder, alone, 1, kl_weight)
     assert expected[STEPS - 1] < 0.9 * expected[0]

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import Rope
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.weights.folders import (
     check_pair,
     fingerprint,
@@ -44,6 +45,21 @@ def test_saved_comes_back(saved):
     assert loaded.config == model.config == load_config(saved)
     assert jax.tree.structure(loaded) == jax.tree.structure(model)
     assert equal(loaded, model)
+
+
+def test_a_handoff_goes_along(tmp_path):
+    handoff = Handoff((0, 2), ((1,), (0,)))
+    shape = {"num_layers": 2, "num_kv_heads": 1, "num_heads": 2, "handoff": handoff}
+    model = random_model(**shape)
+    save_model(tmp_path / "decoder", model, None)
+    assert load_config(tmp_path / "decoder").handoff == handoff
+    assert load_model(tmp_path / "decoder").config == model.config
+    other = dataclasses.replace(model.config, handoff=Handoff((0, 1), ((1,), (0,))))
+    assert fingerprint(model) != fingerprint(dataclasses.replace(model, config=other))
+
+
+def test_a_model_without_a_handoff_is_saved_as_it_always_was(saved):
+    assert "handoff" not in json.loads((saved / "config.json").read_text())["model"]
 
 
 def test_parameters_keep_their_dtype_apart_from_the_computation(tmp_path):
@@ -92,6 +108,16 @@ def test_ours_is_never_taken_for_hugging_face(saved):
         (lambda folder: (folder / "config.json").write_text('{"format": "x"}'), "format is not"),
         (lambda folder: change(folder, depth=4), "the fields are not those of a model"),
         (lambda folder: change(folder, num_kv_heads=3), "not a multiple of num_kv_heads 3"),
+        (lambda folder: change(folder, handoff=[0]), "the fields are not those of a model"),
+        (lambda folder: change(folder, handoff={"layers": [0]}), "the fields are not those"),
+        (
+            lambda folder: change(folder, handoff={"layers": [0.5], "kv_heads": [[0]]}),
+            r"handoff is not understood: found \[\[0.5\], \[0\]\], expected whole numbers",
+        ),
+        (
+            lambda folder: change(folder, handoff={"layers": [0], "kv_heads": [[0]]}),
+            r"handoff is of 1 layers with \[1\] kv heads, expected 3 with 2 each",
+        ),
         (
             lambda folder: change(folder, intermediate_size=41),
             r"layers/mlp/\w+/kernel has shape .*, expected ",

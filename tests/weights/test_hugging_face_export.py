@@ -10,8 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from overfill_jax.errors import InputError
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.weights import hugging_face_export
 from overfill_jax.weights.folders import load_model
+from overfill_jax.weights.hugging_face_config import from_hugging_face
 from overfill_jax.weights.hugging_face_export import check_width, export_model
 from tests.builders import CONFIG, random_model
 from tests.weights.conftest import MODELS, logits
@@ -149,3 +151,41 @@ def test_ids_and_tokenizer_travel(tmp_path):
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (1, [2, 7])
     assert config["pad_token_id"] is None
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_a_decoder_with_fewer_heads_and_layers(model_type, tmp_path):
+    """Fewer heads than D / H, and a handoff, of which transformers knows nothing."""
+    shape = {"num_layers": 2, "num_kv_heads": 1, "num_heads": 2}
+    bias, norm = model_type == "qwen2", model_type == "qwen3"
+    model = random_model(
+        model_type=model_type, qkv_bias=bias, qk_norm=norm, **shape,
+        handoff=Handoff((0, 2), ((1,), (0,))),
+    )  # fmt: skip
+    export_model(model, tmp_path / "hf", None, BIG)
+    assert_equal(load_model(tmp_path / "hf"), model)
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokens = np.arange(10).reshape(2, 5)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(logits(model, jnp.asarray(tokens)), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("handoff", "message"),
+    [
+        ("all", "handoff is not understood"),
+        ({"layers": [0, 2], "kv_heads": [[0], [0]]}, "handoff is of 2 layers with .*, expected 3"),
+        (
+            {"layers": [0, 2], "kv_heads": [["0"], [0]]},
+            "handoff .*: found .*, expected whole numbers",
+        ),
+    ],
+)
+def test_a_handoff_that_is_none_is_refused(handoff, message):
+    source = json.loads((MODELS / "qwen3" / "config.json").read_text())
+    source |= {"num_hidden_layers": 3, "layer_types": None, "handoff": handoff}
+    with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
+        from_hugging_face(source, "config.json")
