@@ -20,7 +20,8 @@ TRAIN = ["train", "--config=configs/default.py", "--workdir=/mnt/runs/a b", NAST
 CALLED_BY_CLUSTER = ["--coordinator=auto", "--preempted_status=143"]
 
 NOTE = """#!/usr/bin/env bash
-{ printf '%s\\0' "$(basename "$0")" "$@"; printf '\\n\\0'; } >> "$CALLS"
+# In one piece, for others note theirs at the same time.
+printf '%s\\0' "$(basename "$0")" "$@" $'\\n' >> "$CALLS"
 """
 PYTHON = (
     NOTE

@@ -151,8 +151,9 @@ def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     assert "over full" in (tmp_path / "benchmark/inference.md").read_text()
 
 
-def test_the_pair_under_every_refresh_policy(prepared, trained, tmp_path):
-    workdir = shutil.copytree(trained, tmp_path / "run")
+def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
+    workdir = shutil.copytree(prepared, tmp_path / "run")
+    shutil.copytree(workdir / "pruned", workdir / "decoder")
     config = make_config(workdir)
     config.benchmark.update(subject="refresh", intervals=(1, 4))
     config.evaluate.max_new_tokens = 8
