@@ -1,15 +1,24 @@
 """Shapes in signatures are checked while the tests run, and only then."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import jaxtyping
 import pytest
+
+# The emitters that XLA uses since 2025 take twice as long to compile programs for a CPU; jaxlib
+# 0.11 has no others.
+_OTHER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+_flags = os.environ.get("XLA_FLAGS", "")
+if importlib.metadata.version("jaxlib").startswith("0.10.") and _OTHER_EMITTERS not in _flags:
+    os.environ["XLA_FLAGS"] = f"{_flags} {_OTHER_EMITTERS}"
+
+import jax  # noqa: E402 (reads the flags)
+import jaxtyping  # noqa: E402
 
 # Nearly all the time of these tests goes into compiling programs that run for milliseconds: they
 # are compiled with little care, and once for all workers and the processes that tests start.
@@ -24,6 +33,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jaxtyping.install_import_hook("overfill_jax", "beartype.beartype")
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def simulated(devices: int) -> str:
+    """XLA_FLAGS of a process with so many devices."""
+    return f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
 
 
 @pytest.fixture(scope="session")

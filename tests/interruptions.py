@@ -24,7 +24,7 @@ from pathlib import Path
 
 from overfill_jax import files
 from overfill_jax.stages import run_stage
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, simulated
 
 CONFIG = """
 from pathlib import Path
@@ -113,7 +113,7 @@ def start(
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={machines.devices}",
+        "XLA_FLAGS": simulated(machines.devices),
     }
     command = [sys.executable, "-m", "overfill_jax.main", "train"]
     command += [f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]

@@ -14,14 +14,14 @@ import pytest
 
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, simulated
 from tests.job import EXCEPTION, HEARTBEAT_TIMEOUT, INPUT_ERROR, MEET, TRAIN
 
 CONFIG = REPOSITORY / "configs" / "default.py"
 ENVIRONMENT = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "XLA_FLAGS": simulated(2),
     "PYTHONPATH": str(REPOSITORY),
     "PYTHONUNBUFFERED": "1",
 }

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, simulated
 
 SIMULATED = """
 import functools
@@ -114,7 +114,7 @@ def failure(program: str, *arguments: str, **environment: str) -> str:
 
 
 def test_splash_on_simulated_devices_equals_one_device():
-    assert not failure(SIMULATED, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert not failure(SIMULATED, XLA_FLAGS=simulated(8))
 
 
 @pytest.mark.skipif(

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, simulated
 
 PROGRAM = """
 import jax
@@ -46,7 +46,7 @@ def test_weights_are_split_where_they_divide_and_give_the_same_logits(tmp_path):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": simulated(4),
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "model")],

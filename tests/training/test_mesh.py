@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, simulated
 
 PROGRAM = r"""
 import dataclasses
@@ -119,7 +119,7 @@ for decoder, kl_weight, meshes in (
 def test_twenty_steps_on_any_mesh_equal_one_device():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": simulated(8),
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],

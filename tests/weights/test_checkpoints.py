@@ -13,6 +13,7 @@ import pytest
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.weights.checkpoints import Checkpoints, load_tree, save_tree, stored_arrays
+from tests.conftest import simulated
 
 
 def state_of(step: int) -> dict:
@@ -303,7 +304,7 @@ assert alone.sharding == SingleDeviceSharding(devices[0]) and alone.dtype == jnp
 
 def test_any_mesh_to_any_mesh(tmp_path):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": simulated(4),
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-c", RESHARD, tmp_path / "tree"]
