@@ -112,10 +112,11 @@ def soak(requests: int, checked: int, seed: int) -> Outcome:
     to_come, answered = requests, 0
     while to_come or engine.busy:
         for _ in range(min(to_come, rng.choice((0, 0, 1, 2, 24)))):
+            if not _submit(engine, draw(rng), rng, outcome, open_requests):
+                break
             to_come -= 1
-            _submit(engine, draw(rng), rng, outcome, open_requests)
         for _, request in open_requests:
-            if rng.random() < SHARE_CANCELLED / 20:  # of about 20 turns that a request lasts
+            if rng.random() < SHARE_CANCELLED / 50:  # of about 50 turns that a request lasts
                 request.cancel()
         engine.step()
         for asked, request in [one for one in open_requests if one[1].is_over]:
@@ -131,13 +132,17 @@ def soak(requests: int, checked: int, seed: int) -> Outcome:
     return outcome
 
 
-def _submit(engine, asked: Asked, rng: random.Random, outcome: Outcome, open_requests: list):
+def _submit(
+    engine: Engine, asked: Asked, rng: random.Random, outcome: Outcome, open_requests: list
+) -> bool:
+    """Whether there was room for it, or for its refusal."""
     bad = rng.random() < SHARE_BAD
     asked = spoil(asked, rng) if bad else asked
     try:
         request = engine.submit(*asked.arguments())
     except QueueFull:
-        outcome.counts["queue full"] += 1
+        outcome.counts["times that the queue was full"] += 1
+        return False
     except InputError:
         outcome.counts["refused"] += 1
         if not bad:
@@ -146,6 +151,7 @@ def _submit(engine, asked: Asked, rng: random.Random, outcome: Outcome, open_req
         open_requests.append((asked, request))
         if bad:
             outcome.wrong.append(f"{asked} was taken")
+    return True
 
 
 def _compare(alone: Generator, asked: Asked, request: Request, outcome: Outcome) -> None:
