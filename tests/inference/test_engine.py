@@ -227,7 +227,7 @@ from overfill_jax.model.quantised import Scheme, quantise_model
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
 from tests.builders import random_model
-from tests.inference.test_engine import requests_of
+from tests.inference.test_engine import GREEDY, WARM, prompt_of
 
 jax.config.update("jax_disable_most_optimizations", True)
 compiled = []
@@ -243,7 +243,8 @@ small = quantise_model(decoder, Scheme(8, 0))
 devices = jax.devices()
 one = make_mesh(2, 1, 2, devices[:4])
 other = make_mesh(1, 2, 2, devices[4:])
-asked = list(requests_of(4))
+# Two sizes of prompts, for every size is compiled for every mesh.
+asked = [(prompt_of(n), (GREEDY, WARM)[n % 2], 10 + n % 3) for n in (5, 8, 13, 16)]
 for writer, first_token, meshes in (
     (decoder, "full", (one, None)),
     (decoder, "decoder", (one, other)),
