@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from overfill_jax.data.tokenizers import TextStream, Tokenizer
+from overfill_jax.errors import InputError
 
 Reason = Literal["stop", "length"]
 
@@ -33,7 +34,7 @@ class Draft:
         self,
         most: int,
         stop_ids: Sequence[int],
-        stop: Sequence[str],
+        stop: str | Sequence[str],
         tokenizer: Tokenizer | None,
     ):
         """Begins an empty answer of at most `most` tokens.
@@ -41,12 +42,20 @@ class Draft:
         Args:
           most: tokens, the stop token included.
           stop_ids: tokens that end it.
-          stop: strings that end it; need a tokenizer.
+          stop: strings that end it, or one string; need a tokenizer.
           tokenizer: turns it into text.
+
+        Raises:
+          InputError: a stop string is empty, or there is no tokenizer to find it with.
         """
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in stop:
+            raise InputError("stop: found an empty string, which would end every answer at once")
+        if stop and tokenizer is None:
+            raise InputError(f"stop: found {stop[0]!r}, but there is no tokenizer to find it with")
         self._most = most
         self._stop_ids = frozenset(stop_ids)
-        self._stop = tuple(stop)
+        self._stop = stop
         self._decode = tokenizer and tokenizer.decode
         self._stream = tokenizer and TextStream(tokenizer)
         self._tokens: list[int] = []

@@ -7,12 +7,14 @@ Everything that differs between calls of one shape is an argument, so that a sha
 import collections
 import dataclasses
 import functools
+from dataclasses import field
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
+from overfill_jax.inference.placement import axes, keep
 from overfill_jax.inference.sampling import row_keys, sample
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import (
@@ -47,9 +49,9 @@ class Writing:
     """
 
     cache: ServingCache
-    token: Int[Array, "B"]
-    keys: Key[Array, "B"]
-    step: Int[Array, "B"]
+    token: Int[Array, "B"] = field(metadata=axes("batch"))
+    keys: Key[Array, "B"] = field(metadata=axes("batch"))
+    step: Int[Array, "B"] = field(metadata=axes("batch"))
     full: ServingCache | None = None
 
     def grow(self, slots: int) -> "Writing":
@@ -72,21 +74,39 @@ def read_prompts(
     first_token: Literal["full", "decoder"],
     reads_on: bool,
 ) -> Writing:
-    """Prefill and handoff, and from the full model the first answer token.
-
-    Where the decoder is to give that one, the cache crosses without the prompt's last token, which
-    the decoder reads itself: it is the token that it reads next.
-    """
+    """Prefill and handoff, and from the full model the first answer token; see `hand_over`."""
     compilations["read_prompts"] += 1
     hidden, read = prefill(reader, prompts, lengths, slots)
+    last = jnp.maximum(lengths - 1, 0)[:, None]
+    token = jnp.take_along_axis(prompts, last, axis=1)[:, 0]
+    hidden, keys = last_of(hidden, lengths), row_keys(seed, rows)
+    return hand_over(reader, hidden, token, read, keys, limits, kept, dtype, first_token, reads_on)
+
+
+def hand_over(
+    reader: ServingModel,
+    hidden: Float[Array, "B D"],
+    token: Int[Array, "B"],
+    read: ServingCache,
+    keys: Key[Array, "B"],
+    limits: dict[str, Array],
+    kept: Handoff | None,
+    dtype: str,
+    first_token: Literal["full", "decoder"],
+    reads_on: bool,
+) -> Writing:
+    """Where the writer begins behind prompts of which `hidden` and `token` are the last.
+
+    Where the decoder is to give the first answer token, the cache crosses without the prompt's last
+    token, which the decoder reads itself: it is the token that it reads next.
+    """
     cache, full = read.crossing(kept).astype(dtype), read if reads_on and kept else None
-    keys, step = row_keys(seed, rows), jnp.zeros_like(lengths)
+    step = jnp.zeros_like(read.lengths)
     if first_token == "full":
-        logits = logits_of(reader, last_of(hidden, lengths))
-        return Writing(cache, sample(logits, keys, step, **limits), keys, step + 1, full)
-    last = jnp.maximum(lengths - 1, 0)
-    token = jnp.take_along_axis(prompts, last[:, None], axis=1)[:, 0]
-    return Writing(dataclasses.replace(cache, lengths=last), token, keys, step, full)
+        token = sample(logits_of(reader, hidden), keys, step, **limits)
+        return Writing(cache, token, keys, step + 1, full)
+    cache = dataclasses.replace(cache, lengths=jnp.maximum(cache.lengths - 1, 0))
+    return Writing(cache, token, keys, step, full)
 
 
 # The cache is donated: the loop writes into it, and only one copy of it ever exists.
@@ -97,33 +117,36 @@ def write_chunk(
     ended: Bool[Array, "B"],
     limits: dict[str, Array],
     stop_ids: Int[Array, "stops"],
-    steps: Int[Array, ""],
+    steps: Int[Array, ""] | Int[Array, "B"],
 ) -> tuple[Writing, Int[Array, "B chunk"]]:
-    """Writes until every row has ended or `steps` (at most CHUNK) tokens of each are written.
+    """Writes until every row has ended or its `steps` (at most CHUNK) tokens are written.
 
     Returns the new tokens with NO_TOKEN behind a row's end; a stop token is the end, and shown.
-    The cache has a slot for every token that is written.
+    The cache has a slot for every token that is written, and one where an ended row stands.
     """
     compilations["write_chunk"] += 1
 
+    def going_on(ended, index):
+        return ~ended & (index < steps)
+
     def unfinished(carry):
         _, ended, _, index = carry
-        return (index < steps) & ~jnp.all(ended)
+        return jnp.any(going_on(ended, index))
 
     def write(carry):
         writing, ended, tokens, index = carry
         hidden, cache = extend(writer, writing.token[:, None], writing.cache)
         logits = logits_of(writer, hidden[:, 0])
         token = sample(logits, writing.keys, writing.step, **limits)
-        tokens = tokens.at[:, index].set(jnp.where(ended, NO_TOKEN, token))
         # Rows that have ended stand still, however long the others go on.
-        going_on = (~ended).astype(jnp.int32)
-        cache = dataclasses.replace(cache, lengths=cache.lengths + going_on)
+        moved = going_on(ended, index)
+        tokens = tokens.at[:, index].set(jnp.where(moved, token, NO_TOKEN))
+        cache = dataclasses.replace(cache, lengths=cache.lengths + moved)
         ended |= jnp.isin(token, stop_ids)
-        step = writing.step + going_on
-        return Writing(cache, token, writing.keys, step), ended, tokens, index + 1
+        token = jnp.where(moved, token, writing.token)
+        return Writing(cache, token, writing.keys, writing.step + moved), ended, tokens, index + 1
 
     tokens = jnp.full((len(ended), CHUNK), NO_TOKEN, jnp.int32)
     carry = writing, ended, tokens, jnp.int32(0)
     writing, _, tokens, _ = jax.lax.while_loop(unfinished, write, carry)
-    return writing, tokens
+    return keep(writing), tokens

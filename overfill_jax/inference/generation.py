@@ -56,10 +56,7 @@ class Generator:
         Raises:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.
         """
-        two_stage.check_handoff(reader.config, writer.config)
-        if first_token not in two_stage.FIRST_TOKEN:
-            known = two_stage.FIRST_TOKEN
-            raise InputError(f"first_token: found {first_token!r}, expected one of {known}")
+        check_pair(reader.config, writer.config, first_token, cache)
         self._reader = lay_out(reader)
         self._writer = self._reader if writer is reader else lay_out(writer)
         self._first_token = first_token
@@ -67,8 +64,6 @@ class Generator:
         self._pad_id = pad_id
         self._tokenizer = tokenizer
         self._refresh = refresh
-        if cache not in ("", "int8"):
-            raise InputError(f"cache: found {cache!r}, expected 'int8' or nothing")
         self._cache = cache or writer.config.dtype
         # Of all answers so far: times that the reader read a row's block again, tokens that the
         # writer had proposed in them, and those that the reader let stand.
@@ -140,11 +135,6 @@ class Generator:
         Raises:
           InputError: a stop string is empty, or there is no tokenizer to find it with.
         """
-        stop = (stop,) if isinstance(stop, str) else stop
-        if "" in stop:
-            raise InputError("stop: found an empty string, which would end every answer at once")
-        if stop and self._tokenizer is None:
-            raise InputError(f"stop: found {stop[0]!r}, but there is no tokenizer to find it with")
         return Draft(max_new_tokens, self._stop_ids.tolist(), stop, self._tokenizer)
 
     def grow(
@@ -234,6 +224,20 @@ class Generator:
             tokens[row, : len(prompt)] = prompt
             lengths[row] = len(prompt)
         return tokens, lengths
+
+
+def check_pair(reader: ModelConfig, writer: ModelConfig, first_token: str, cache: str) -> None:
+    """Refuses two models that cannot answer together, and settings that are none.
+
+    Raises:
+      InputError: names the field or the setting.
+    """
+    two_stage.check_handoff(reader, writer)
+    if first_token not in two_stage.FIRST_TOKEN:
+        known = two_stage.FIRST_TOKEN
+        raise InputError(f"first_token: found {first_token!r}, expected one of {known}")
+    if cache not in ("", "int8"):
+        raise InputError(f"cache: found {cache!r}, expected 'int8' or nothing")
 
 
 def answer_slots(written: int, most: int) -> int:

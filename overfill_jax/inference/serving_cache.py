@@ -7,13 +7,18 @@ tokens, be taken back, or be replaced by others while the rest go on.
 
 import dataclasses
 import functools
+from dataclasses import field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int8
 
+from overfill_jax.inference.placement import axes, keep
+from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.handoff import Handoff
+
+AXES = ("batch", "kv_heads", "slots")
 
 
 @jax.tree_util.register_dataclass
@@ -26,8 +31,8 @@ class Entries:
       scales: of int8, one for each token and kv head; else None.
     """
 
-    values: Float[Array, "B K S H"] | Int8[Array, "B K S H"]
-    scales: Float[Array, "B K S"] | None
+    values: Float[Array, "B K S H"] | Int8[Array, "B K S H"] = field(metadata=axes(*AXES, None))
+    scales: Float[Array, "B K S"] | None = field(metadata=axes(*AXES))
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +47,7 @@ class ServingCache:
 
     key: tuple[Entries, ...]
     value: tuple[Entries, ...]
-    lengths: Int[Array, "B"]
+    lengths: Int[Array, "B"] = field(metadata=axes("batch"))
 
     @property
     def slots(self) -> int:
@@ -98,6 +103,17 @@ class ServingCache:
         return dataclasses.replace(self, key=key, value=value)
 
 
+def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: str) -> ServingCache:
+    """The cache of a model of this shape before anything is read, in `dtype` as in `astype`."""
+    shape = (rows, config.num_kv_heads, slots, config.head_dim)
+
+    def empty() -> tuple[Entries, ...]:
+        zeros = jnp.zeros(shape, config.dtype)
+        return tuple(keep(stored(zeros, dtype)) for _ in range(config.num_layers))
+
+    return ServingCache(empty(), empty(), jnp.zeros(rows, jnp.int32))
+
+
 def _of_heads(entries: Entries, heads: tuple[int, ...]) -> Entries:
     if heads == tuple(range(entries.values.shape[1])):
         return entries
@@ -140,7 +156,8 @@ def write(cached: Entries, new: Float[Array, "B T K H"], lengths: Int[Array, "B"
             entries.swapaxes(1, 2), mode="promise_in_bounds", unique_indices=True
         )
 
-    return jax.tree.map(put, cached, stored(new.swapaxes(1, 2), cached.values.dtype.name))
+    entries = stored(new.swapaxes(1, 2), cached.values.dtype.name)
+    return keep(jax.tree.map(put, cached, entries))
 
 
 def attend(

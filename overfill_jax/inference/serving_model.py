@@ -7,11 +7,13 @@ weights that are stacked over layers are copied, slice by slice, on some platfor
 
 import dataclasses
 import functools
+from dataclasses import field
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from overfill_jax.inference.placement import axes
 from overfill_jax.inference.serving_cache import Entries, ServingCache, attend, write
 from overfill_jax.model.attention import attention
 from overfill_jax.model.config import ModelConfig
@@ -36,15 +38,17 @@ class Layer:
       down: of the MLP.
     """
 
-    attention_norm: Float[Array, "D"]
-    qkv: Float[Array, "D K G_plus_2 H"] | Quantised
-    qkv_bias: Float[Array, "K G_plus_2 H"] | None
-    query_norm: Float[Array, "H"] | None
-    key_norm: Float[Array, "H"] | None
-    out: Float[Array, "NH D"] | Quantised
-    mlp_norm: Float[Array, "D"]
-    gate_up: Float[Array, "D 2 F"] | Quantised
-    down: Float[Array, "F D"] | Quantised
+    attention_norm: Float[Array, "D"] = field(metadata=axes("embed"))
+    qkv: Float[Array, "D K G_plus_2 H"] | Quantised = field(
+        metadata=axes("embed", "kv_heads", None, None)
+    )
+    qkv_bias: Float[Array, "K G_plus_2 H"] | None = field(metadata=axes("kv_heads", None, None))
+    query_norm: Float[Array, "H"] | None = field(metadata=axes("head_dim"))
+    key_norm: Float[Array, "H"] | None = field(metadata=axes("head_dim"))
+    out: Float[Array, "NH D"] | Quantised = field(metadata=axes("heads", "embed"))
+    mlp_norm: Float[Array, "D"] = field(metadata=axes("embed"))
+    gate_up: Float[Array, "D 2 F"] | Quantised = field(metadata=axes("embed", None, "mlp"))
+    down: Float[Array, "F D"] | Quantised = field(metadata=axes("mlp", "embed"))
 
 
 @jax.tree_util.register_dataclass
@@ -55,11 +59,11 @@ class ServingModel:
     `unembed` is None where the embedding does its work.
     """
 
-    config: ModelConfig = dataclasses.field(metadata={"static": True})
-    embed: Float[Array, "V D"]
+    config: ModelConfig = field(metadata={"static": True})
+    embed: Float[Array, "V D"] = field(metadata=axes("vocab", "embed"))
     layers: tuple[Layer, ...]
-    final_norm: Float[Array, "D"]
-    unembed: Float[Array, "D V"] | Quantised | None
+    final_norm: Float[Array, "D"] = field(metadata=axes("embed"))
+    unembed: Float[Array, "D V"] | Quantised | None = field(metadata=axes("embed", "vocab"))
 
 
 def lay_out(model: Model) -> ServingModel:

@@ -1,0 +1,323 @@
+"""Continuous batching: answers of many requests at once, each as if it were alone.
+
+A fixed number of slots, in which answers are written side by side; one that has ended makes room
+for the next while the others go on. Full model and decoder may have a mesh each, the paper's
+prefill and decode apart: then only a prompt's cache goes from one to the other.
+
+Refresh has no place here yet: its blocks would have to fit between the others' chunks.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from overfill_jax import two_stage
+from overfill_jax.data.tokenizers import Ids, Tokenizer
+from overfill_jax.errors import InputError
+from overfill_jax.inference import engine_steps
+from overfill_jax.inference.answers import Draft
+from overfill_jax.inference.arguments import tokens_of
+from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Writing, write_chunk
+from overfill_jax.inference.generation import (
+    SMALLEST_PROMPT_BUCKET,
+    check_pair,
+    check_prompt,
+)
+from overfill_jax.inference.placement import place
+from overfill_jax.inference.request import Request
+from overfill_jax.inference.sampling import GREEDY, Sampling
+from overfill_jax.inference.serving_cache import ServingCache
+from overfill_jax.inference.serving_model import lay_out
+from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.transformer import Model
+
+
+class QueueFull(InputError):
+    """As many requests wait as may; later there may be room."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """What an engine has room for.
+
+    Attributes:
+      slots: answers that are written at once.
+      length: tokens of prompt and answer together that a slot holds.
+      queue: requests that may wait.
+      chunk: prompt tokens that are read in one turn, of one prompt or of several: what answers
+        wait for at most.
+
+    Raises:
+      InputError: names the field that is below 1.
+    """
+
+    slots: int
+    length: int
+    queue: int
+    chunk: int
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise InputError(f"engine.{name} is {value}, expected at least 1")
+
+
+@dataclasses.dataclass
+class _Reading:
+    """A prompt of which `position` tokens have been read."""
+
+    request: Request
+    tokens: np.ndarray
+    cache: ServingCache
+    position: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """A prompt that has been read and waits for a slot."""
+
+    request: Request
+    row: Writing
+
+
+class Engine:
+    """Answers requests as they come, several at once; `step` is one turn of all of them."""
+
+    def __init__(
+        self,
+        reader: Model,
+        writer: Model,
+        first_token: str,
+        stop_ids: Sequence[int],
+        tokenizer: Tokenizer | None,
+        cache: str,
+        room: Room,
+        prefill_mesh: Mesh | None = None,
+        decode_mesh: Mesh | None = None,
+    ):
+        """Joins two models, as `Generator` does.
+
+        Args:
+          reader, writer, first_token, stop_ids, tokenizer, cache: as of `Generator`.
+          room: for how much.
+          prefill_mesh: where the reader lives; on the first device, if not given.
+          decode_mesh: where the writer does; with the reader, if not given.
+
+        Raises:
+          InputError: as `Generator`.
+        """
+        check_pair(reader.config, writer.config, first_token, cache)
+        alone = make_mesh(1, 1, 1, jax.devices()[:1])
+        self._prefill_mesh = prefill_mesh or alone
+        self._decode_mesh = decode_mesh or self._prefill_mesh
+        self._reader = place(lay_out(reader), self._prefill_mesh)
+        same = writer is reader and self._decode_mesh == self._prefill_mesh
+        self._writer = self._reader if same else place(lay_out(writer), self._decode_mesh)
+        self._first_token = first_token
+        self._stop_ids = np.asarray(stop_ids, np.int32)
+        self._tokenizer = tokenizer
+        self._dtype = cache or writer.config.dtype
+        self._room = room
+        self._queue: collections.deque[Request] = collections.deque()
+        self._reading: _Reading | None = None
+        self._ready: list[_Ready] = []
+        self._slots: list[Request | None] = [None] * room.slots
+        self._submitted = 0
+        self._limits = {name: np.full(room.slots, value) for name, value in GREEDY.limits().items()}
+        with jax.set_mesh(self._decode_mesh):
+            empty = engine_steps.empty_slots(writer.config, room.slots, room.length, self._dtype)
+        self._writing = place(empty, self._decode_mesh)
+
+    def submit(
+        self,
+        prompt: Ids,
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop: str | Sequence[str] = (),
+    ) -> Request:
+        """Puts a request at the queue's end; turns of the engine answer it.
+
+        Raises:
+          InputError: the prompt is empty, holds a token that the models lack, or is with its answer
+            too long for them or for a slot; a stop string that cannot be looked for.
+          QueueFull: too many wait already.
+        """
+        name = f"request {self._submitted}"
+        self._submitted += 1
+        self._drop_cancelled()
+        tokens = tokens_of(prompt)
+        for model in (self._reader, self._writer):
+            check_prompt(tokens, max_new_tokens, model.config, name)
+        if len(tokens) + max_new_tokens > self._room.length:
+            raise InputError(
+                f"{name}: {len(tokens)} tokens and {max_new_tokens} new ones make "
+                f"{len(tokens) + max_new_tokens}, a slot of the engine holds {self._room.length}"
+            )
+        draft = Draft(max_new_tokens, self._stop_ids.tolist(), stop, self._tokenizer)
+        if len(self._queue) >= self._room.queue:
+            raise QueueFull(
+                f"{name}: {len(self._queue)} requests wait already, the queue holds "
+                f"{self._room.queue}; expected to be asked again later"
+            )
+        request = Request(name, np.array(tokens, np.int32), sampling, max_new_tokens, draft)
+        self._queue.append(request)
+        return request
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn would do anything."""
+        return bool(self._queue or self._reading or self._ready or any(self._slots))
+
+    def run(self) -> None:
+        """Turns until every request is over."""
+        while self.busy:
+            self.step()
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """The text of one answer in pieces, as turns bring it; all other answers grow as well.
+
+        Raises:
+          InputError: the request was cancelled.
+        """
+        while True:
+            if text := request.release():
+                yield text
+            if request.is_over:
+                request.answer()
+                return
+            self.step()
+
+    def step(self) -> None:
+        """One turn: a chunk of prompts is read, then every answer goes on.
+
+        Both are under way before the first result is waited for, so that two meshes work at once.
+        """
+        self._drop_cancelled()
+        self._read()
+        new = self._write()
+        self._collect(new)
+        self._seat()
+
+    def _drop_cancelled(self) -> None:
+        """Frees the places of requests that were cancelled since the last turn."""
+        if any(request.is_over for request in self._queue):
+            self._queue = collections.deque(r for r in self._queue if not r.is_over)
+        if self._reading is not None and self._reading.request.is_over:
+            self._reading = None
+        self._ready = [ready for ready in self._ready if not ready.request.is_over]
+        for slot, request in enumerate(self._slots):
+            if request is not None and request.is_over:
+                self._free(slot)
+
+    def _read(self) -> None:
+        """Reads prompts until the chunk is full, or one more is ready than slots are empty."""
+        left = self._room.chunk
+        while left > 0 and len(self._ready) <= self._slots.count(None):
+            if self._reading is None:
+                if not self._queue or self._padded(self._queue[0])[0] > left:
+                    return
+                self._reading = self._begin_reading(self._queue.popleft())
+            left -= self._read_on(self._reading)
+
+    def _read_on(self, reading: _Reading) -> int:
+        """Reads the next chunk of a prompt; how many tokens that took, padding included."""
+        request, start = reading.request, reading.position
+        tokens = reading.tokens[:, start : start + self._room.chunk]
+        count = min(tokens.shape[1], len(request.prompt) - start)
+        with jax.set_mesh(self._prefill_mesh):
+            hidden, reading.cache = engine_steps.read_chunk(
+                self._reader, tokens, reading.cache, np.array([count], np.int32)
+            )
+            reading.position += count
+            if reading.position == len(request.prompt):
+                row = engine_steps.begin_answer(
+                    self._reader,
+                    hidden,
+                    request.prompt[-1:],
+                    reading.cache,
+                    np.uint32(request.sampling.seed),
+                    request.sampling.limits(),
+                    kept=two_stage.crossing(self._reader.config, self._writer.config),
+                    dtype=self._dtype,
+                    first_token=self._first_token,
+                )
+                self._ready.append(_Ready(request, place(row, self._decode_mesh)))
+                self._reading = None
+        return tokens.shape[1]
+
+    def _padded(self, request: Request) -> tuple[int, int]:
+        """Tokens of the request's first chunk, and of its prompt, with padding: a few sizes."""
+        length, chunk = len(request.prompt), self._room.chunk
+        if length > chunk:
+            return chunk, chunk * bucket(-(-length // chunk), smallest=1)
+        slots = min(bucket(length, SMALLEST_PROMPT_BUCKET), chunk)
+        return slots, slots
+
+    def _begin_reading(self, request: Request) -> _Reading:
+        request.move_to("reading")
+        tokens = np.zeros((1, self._padded(request)[1]), np.int32)
+        tokens[0, : len(request.prompt)] = request.prompt
+        with jax.set_mesh(self._prefill_mesh):
+            cache = engine_steps.empty_row(self._reader.config, tokens.shape[1])
+        return _Reading(request, tokens, place(cache, self._prefill_mesh))
+
+    def _write(self) -> jax.Array | None:
+        """The next tokens of every slot, as soon as they are there."""
+        left = [r.max_new_tokens - r.written if r is not None else 0 for r in self._slots]
+        if not any(left):
+            return None
+        steps = np.minimum(left, self._steps(left)).astype(np.int32)
+        with jax.set_mesh(self._decode_mesh):
+            self._writing, new = write_chunk(
+                self._writer, self._writing, steps == 0, self._limits, self._stop_ids, steps
+            )
+        return new
+
+    def _steps(self, left: Sequence[int]) -> int:
+        """How many tokens an answer grows in this turn.
+
+        While slots are empty, prompts must be read soon, and answers take turns with them token by
+        token. While others wait for a slot, a turn ends with the first answer that can free one.
+        """
+        if not (self._queue or self._reading or self._ready):
+            return CHUNK
+        if None in self._slots:
+            return 1
+        return min(CHUNK, *(tokens for tokens in left if tokens))
+
+    def _collect(self, new: jax.Array | None) -> None:
+        """Hands out the tokens of this turn."""
+        if new is not None:
+            for slot, (request, row) in enumerate(zip(self._slots, np.asarray(new), strict=True)):
+                if request is not None:
+                    request.take(row[row != NO_TOKEN].tolist())
+                    if request.is_over:
+                        self._free(slot)
+        for request, row in ((ready.request, ready.row) for ready in self._ready):
+            if request.stage == "reading":
+                request.move_to("writing")
+                if self._first_token == "full":
+                    request.take(np.asarray(row.token).tolist())
+
+    def _seat(self) -> None:
+        """Gives prompts that have been read the empty slots, as far as there are any."""
+        waiting = [ready for ready in self._ready if not ready.request.is_over]
+        empty = [slot for slot, request in enumerate(self._slots) if request is None]
+        self._ready = waiting[len(empty) :]
+        for slot, ready in zip(empty, waiting, strict=False):
+            with jax.set_mesh(self._decode_mesh):
+                self._writing = engine_steps.take_slot(self._writing, ready.row, np.int32(slot))
+            for name, value in ready.request.sampling.limits().items():
+                self._limits[name][slot] = value
+            self._slots[slot] = ready.request
+
+    def _free(self, slot: int) -> None:
+        self._slots[slot] = None
+        # A row that nobody reads draws no tokens, which would cost all of them a sort.
+        for name, value in GREEDY.limits().items():
+            self._limits[name][slot] = value

@@ -1,0 +1,85 @@
+"""The compiled functions of the engine beside `write_chunk`: a prompt is read and takes a slot.
+
+A prompt is read chunk by chunk into a cache of its own, as large as it needs; the full model gives
+the first token; then the row takes the place of one that has ended, while the others stand still.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt
+
+from overfill_jax.inference.compiled import Writing, compilations, hand_over
+from overfill_jax.inference.placement import keep
+from overfill_jax.inference.sampling import row_keys
+from overfill_jax.inference.serving_cache import ServingCache, empty_cache
+from overfill_jax.inference.serving_model import ServingModel, extend, last_of
+from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.handoff import Handoff
+
+
+@functools.partial(jax.jit, static_argnames=("config", "slots"))
+def empty_row(config: ModelConfig, slots: int) -> ServingCache:
+    """What a prompt is read into."""
+    compilations["empty_row"] += 1
+    return empty_cache(config, 1, slots, config.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rows", "slots", "dtype"))
+def empty_slots(config: ModelConfig, rows: int, slots: int, dtype: str) -> Writing:
+    """Rows that have ended before they began."""
+    compilations["empty_slots"] += 1
+    zeros = jnp.zeros(rows, jnp.int32)
+    cache = empty_cache(config, rows, slots, dtype)
+    return Writing(cache, zeros, row_keys(jnp.uint32(0), zeros), zeros)
+
+
+# The caches are donated: there is one of the prompt and one of the slots.
+@functools.partial(jax.jit, donate_argnames="cache")
+def read_chunk(
+    reader: ServingModel,
+    tokens: Int[Array, "B T"],
+    cache: ServingCache,
+    counts: Int[Array, "B"],
+) -> tuple[Float[Array, "B D"], ServingCache]:
+    """Reads `counts[b]` more tokens of a prompt: the last one's hidden state, and the cache.
+
+    What lies behind them in `tokens` is written into slots that later tokens take.
+    """
+    compilations["read_chunk"] += 1
+    hidden, cache = extend(reader, tokens, cache)
+    return last_of(hidden, counts), dataclasses.replace(cache, lengths=cache.lengths + counts)
+
+
+@functools.partial(jax.jit, static_argnames=("kept", "dtype", "first_token"))
+def begin_answer(
+    reader: ServingModel,
+    hidden: Float[Array, "B D"],
+    token: Int[Array, "B"],
+    read: ServingCache,
+    seed: UInt[Array, ""],
+    limits: dict[str, Array],
+    kept: Handoff | None,
+    dtype: str,
+    first_token: Literal["full", "decoder"],
+) -> Writing:
+    """The handoff of `compiled.hand_over`, to a row that draws as row 0 of a batch of its own."""
+    compilations["begin_answer"] += 1
+    keys = row_keys(seed, jnp.zeros_like(token))
+    return hand_over(reader, hidden, token, read, keys, limits, kept, dtype, first_token, False)
+
+
+@functools.partial(jax.jit, donate_argnames="writing")
+def take_slot(writing: Writing, row: Writing, slot: Int[Array, ""]) -> Writing:
+    """Puts a row in the place of another, whose entries behind its own are never seen again."""
+    compilations["take_slot"] += 1
+
+    def put(all_rows: Array, one: Array) -> Array:
+        if one.ndim > 1:  # the cache of a prompt may have more slots than it has tokens
+            one = one[:, :, : all_rows.shape[2]]
+        return jax.lax.dynamic_update_slice_in_dim(all_rows, one, slot, axis=0)
+
+    return keep(jax.tree.map(put, writing, row))

@@ -1,0 +1,292 @@
+"""Many requests at once: each gets the answer that it would get alone, whatever the others do."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from overfill_jax.errors import InputError
+from overfill_jax.inference.compiled import CHUNK, compilations
+from overfill_jax.inference.engine import Engine, QueueFull, Room
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.sampling import GREEDY, Sampling
+from overfill_jax.inference.settings import find_room
+from tests.builders import CONFIG
+from tests.conftest import REPOSITORY
+
+ROOM = Room(slots=3, length=64, queue=12, chunk=8)
+WARM = Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=3)
+
+
+def prompt_of(length, seed=0):
+    return np.random.default_rng(seed + 100 * length).integers(0, CONFIG.vocab_size, length)
+
+
+def requests_of(count):
+    """Ragged prompts and answers, every way of sampling."""
+    rng = np.random.default_rng(0)
+    for row in range(count):
+        sampling = Sampling(
+            (0.0, 0.7, 1.5)[row % 3], (0, 5)[row % 2], (1.0, 0.8)[row // 2 % 2], row
+        )
+        yield prompt_of(int(rng.integers(1, 36)), row), sampling, int(rng.integers(1, 28))
+
+
+def make_engine(full, decoder, tokenizer=None, first_token="full", room=ROOM, stop_ids=()):
+    return Engine(full, decoder, first_token, stop_ids, tokenizer, "", room)
+
+
+def alone(full, decoder, prompt, sampling, most, stop=(), tokenizer=None, **settings):
+    settings = {"first_token": "full", "stop_ids": ()} | settings
+    generator = Generator(full, decoder, pad_id=0, tokenizer=tokenizer, **settings)
+    return generator.generate([prompt], sampling, most, 1, stop)[0]
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_answers_are_those_of_single_requests(full, decoder, pairs, first_token):
+    asked = list(requests_of(12))
+    settings = {"first_token": first_token, "stop_ids": (7, 12)}
+    engine = make_engine(full, decoder, pairs, **settings)
+    found = []
+    for turn in range(40):  # they arrive in the midst of others
+        if turn % 2 == 0 and turn // 2 < len(asked):
+            found.append(engine.submit(*asked[turn // 2]))
+        engine.step()
+    engine.run()
+    expected = [alone(full, decoder, *one, tokenizer=pairs, **settings) for one in asked]
+    assert [request.answer() for request in found] == expected
+    assert {answer.reason for answer in expected} == {"stop", "length"}
+    assert np.asarray(engine._writing.cache.lengths).max() < ROOM.length
+
+
+def test_one_model_and_integers_in_the_cache(full):
+    asked = list(requests_of(4))
+    for cache in ("", "int8"):
+        engine = Engine(full, full, "full", (), None, cache, ROOM)
+        found = [engine.submit(*one) for one in asked]
+        engine.run()
+        expected = [alone(full, full, *one, cache=cache) for one in asked]
+        assert [request.answer() for request in found] == expected
+
+
+def test_stop_strings_are_each_requests_own(full, decoder, pairs):
+    prompt, whole = prompt_of(9), alone(full, decoder, prompt_of(9), GREEDY, 24, tokenizer=pairs)
+    engine = make_engine(full, decoder, pairs)
+    stops = ("nowhere", whole.text[11:15], (whole.text[21:23], "nowhere"))
+    found = [engine.submit(prompt, GREEDY, 24, stop) for stop in stops]
+    engine.run()
+    for request, stop in zip(found, stops, strict=True):
+        assert request.answer() == alone(full, decoder, prompt, GREEDY, 24, stop, pairs)
+    assert [request.answer().reason for request in found] == ["length", "stop", "stop"]
+
+
+def test_streamed_pieces_join_to_the_answer(full, decoder, pairs):
+    engine = make_engine(full, decoder, pairs)
+    first, other = (engine.submit(prompt_of(n), WARM, 2 * CHUNK + 2) for n in (4, 30))
+    pieces = list(engine.stream(first))
+    assert "".join(pieces) == first.answer().text
+    assert len(pieces) > 3
+    assert other.written  # grew beside it
+    assert "".join(engine.stream(other)) == other.answer().text
+    other_engine = make_engine(full, decoder, pairs)
+    given_up = other_engine.submit(prompt_of(4), WARM, 8)
+    given_up.cancel()
+    with pytest.raises(InputError, match="cancelled while queued"):
+        list(other_engine.stream(given_up))
+
+
+def test_cancelled_requests_leave_no_trace_on_the_others(full, decoder):
+    engine = make_engine(full, decoder)
+    asked = list(requests_of(4))
+    first = engine.submit(prompt_of(5), WARM, 40)
+    engine.step()
+    long = engine.submit(prompt_of(36), WARM, 20)
+    queued, *others = (engine.submit(*one) for one in asked)
+    engine.step()
+    assert [r.stage for r in (first, long, queued)] == ["writing", "reading", "queued"]
+    first.cancel(), long.cancel(), queued.cancel(), queued.cancel()
+    engine.run()
+    for request, message in (
+        (first, "request 0: found no answer .cancelled while writing, 2 tokens written"),
+        (long, "request 1: found no answer .cancelled while reading, 0 tokens written"),
+        (queued, "request 2: found no answer .cancelled while queued, 0 tokens written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            request.answer()
+    answers = [request.answer() for request in others]
+    assert answers == [alone(full, decoder, *one) for one in asked[1:]]
+    others[0].cancel()  # too late to change anything
+    assert others[0].answer() == answers[0]
+
+
+def test_a_cancelled_answer_frees_its_slot_and_a_queued_one_its_place(full, decoder):
+    engine = make_engine(full, decoder, room=dataclasses.replace(ROOM, slots=1, queue=1))
+    first = engine.submit(prompt_of(5), GREEDY, 50)
+    engine.step()
+    waiting = engine.submit(prompt_of(6), GREEDY, 4)
+    engine.step()  # it is read ahead, and waits for the slot
+    assert waiting.written == 1
+    queued = engine.submit(prompt_of(6), GREEDY, 4)
+    with pytest.raises(QueueFull, match="request 3: 1 requests wait already, the queue holds 1"):
+        engine.submit(prompt_of(6), GREEDY, 4)
+    queued.cancel()
+    last = engine.submit(prompt_of(7), GREEDY, 4)
+    first.cancel()
+    engine.run()
+    assert waiting.answer() == alone(full, decoder, prompt_of(6), GREEDY, 4)
+    assert last.answer() == alone(full, decoder, prompt_of(7), GREEDY, 4)
+    assert not engine.busy
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new", "stop", "message"),
+    [
+        ([], 4, (), "request 1: found no tokens"),
+        ([1, 41], 4, (), "request 1: found token 41, expected 0 to 40"),
+        (np.array([1.5]), 4, (), "expected text, messages or a row of tokens"),
+        ([1] * 41, 24, (), "41 tokens and 24 new ones make 65, a slot of the engine holds 64"),
+        ([1] * 100, 29, (), "make 129, the model's limit is 128"),
+        ([1], 0, (), "max_new_tokens is 0"),
+        ([1], 4, "", "stop: found an empty string"),
+    ],
+)
+def test_a_bad_request_is_refused_and_the_others_go_on(
+    full, decoder, pairs, prompt, new, stop, message
+):
+    engine = make_engine(full, decoder, pairs)
+    good = engine.submit(prompt_of(5), WARM, 8)
+    engine.step()
+    with pytest.raises(InputError, match=message):
+        engine.submit(prompt, WARM, new, (stop,) if stop == "" else stop)
+    fits = engine.submit([1] * 40, WARM, 24)
+    with pytest.raises(InputError, match=r"found no answer \(writing, 1 tokens"):
+        good.answer()
+    engine.run()
+    assert good.answer() == alone(full, decoder, prompt_of(5), WARM, 8, tokenizer=pairs)
+    assert fits.answer() == alone(full, decoder, [1] * 40, WARM, 24, tokenizer=pairs)
+
+
+def test_settings_that_cannot_work_are_named(full, decoder):
+    with pytest.raises(InputError, match="no tokenizer to find it with"):
+        make_engine(full, decoder).submit([1], GREEDY, 4, "x")
+    with pytest.raises(InputError, match=r"engine\.chunk is 0, expected at least 1"):
+        dataclasses.replace(ROOM, chunk=0)
+    config = default.get_config()
+    assert find_room(config.engine).chunk == config.engine.chunk
+    config.engine.queue = 0
+    with pytest.raises(InputError, match=r"engine\.queue is 0"):
+        find_room(config.engine)
+    with pytest.raises(InputError, match="first_token: found 'both'"):
+        make_engine(full, decoder, first_token="both")
+
+
+def test_a_long_prompt_does_not_stop_the_answers(full, decoder):
+    engine = make_engine(full, decoder)
+    running = [engine.submit(prompt_of(3, seed), GREEDY, 40) for seed in range(2)]
+    while not all(request.written for request in running):
+        engine.step()
+    long = engine.submit(prompt_of(40), GREEDY, 4)
+    turns = 0
+    while long.written == 0:
+        before = [request.written for request in running]
+        engine.step()
+        # Token by token, so that the long one is not kept waiting either.
+        assert [request.written for request in running] == [n + 1 for n in before]
+        turns += 1
+    assert turns == 40 // ROOM.chunk
+    before = running[0].written
+    engine.step()
+    assert running[0].written == before + CHUNK  # nobody waits any more
+
+
+def test_compilations_are_bounded_by_the_buckets(full, decoder):
+    room = dataclasses.replace(ROOM, slots=2, length=90, queue=200, chunk=20)
+    engine = make_engine(full, decoder, room=room)
+    before = compilations.copy()
+    for length in range(17, 71):
+        engine.submit([1] * length, Sampling(length / 50, length % 5, 0.9, length), 1 + length % 20)
+    engine.run()
+    # Prompts of 20, 40, 60 and 80 slots.
+    functions = ("empty_row", "read_chunk", "begin_answer", "take_slot")
+    assert compilations - before == dict.fromkeys(functions, 4) | {"write_chunk": 1}
+
+
+MESHES = r"""
+import jax
+import numpy as np
+
+from overfill_jax.inference.engine import Engine, Room
+from overfill_jax.inference.generation import Generator
+from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.quantised import Scheme, quantise_model
+from overfill_jax.pruning.choose import Kept
+from overfill_jax.pruning.cut import cut
+from tests.builders import random_model
+from tests.inference.test_engine import GREEDY, WARM, prompt_of
+
+jax.config.update("jax_disable_most_optimizations", True)
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, _, fun_name="", **others: compiled.append(fun_name) if "backend" in name else None
+)
+full = random_model(0, num_layers=2)
+decoder = random_model(1, num_layers=2, hidden_size=14, intermediate_size=20)
+# Layers and kv heads fewer, so that what crosses divides by less than what stays.
+attention = np.array([1]), np.array([[1]]), np.array([[2, 3]])
+shallow = cut(full, Kept(np.arange(14), np.arange(20)[None], *attention))
+small = quantise_model(decoder, Scheme(8, 0))
+devices = jax.devices()
+one = make_mesh(2, 1, 2, devices[:4])
+other = make_mesh(1, 2, 2, devices[4:])
+# Two sizes of prompts, for every size is compiled for every mesh.
+asked = [(prompt_of(n), (GREEDY, WARM)[n % 2], 10 + n % 3) for n in (5, 8, 13, 16)]
+for writer, first_token, meshes in (
+    (decoder, "full", (one, None)),
+    (decoder, "decoder", (one, other)),
+    (shallow, "full", (other, one)),
+    (small, "full", (make_mesh(1, 1, 1, devices[:1]), make_mesh(1, 1, 1, devices[1:2]))),
+):
+    engine = Engine(full, writer, first_token, (), None, "", Room(4, 64, 12, 8), *meshes)
+    compiled.clear()
+    found = [engine.submit(*request) for request in asked]
+    engine.run()
+    assert compiled.count("jit(write_chunk)") == 1, compiled  # what it gives it takes again
+    where = engine._writing.cache.key[0].values.sharding
+    assert where.device_set == set((meshes[1] or meshes[0]).devices.flat), where
+    if writer is decoder:
+        assert where.spec[1] == "tensor" and where.spec[0], where
+    generator = Generator(full, writer, first_token, (), 0)
+    for request, (prompt, sampling, most) in zip(found, asked, strict=True):
+        assert request.answer() == generator.generate([prompt], sampling, most, 1)[0], request.name
+"""
+
+
+def test_answers_on_one_mesh_and_on_two_equal_those_of_one_device():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MESHES],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_ended_answers_leave_no_arrays_behind(full, decoder):
+    engine = make_engine(full, decoder)
+
+    def answer_some():
+        for one in requests_of(6):
+            engine.submit(*one)
+        engine.step()
+        engine.submit(prompt_of(20), GREEDY, 4).cancel()
+        engine.run()
+        return len(jax.live_arrays())
+
+    assert answer_some() == answer_some()

@@ -1,0 +1,182 @@
+"""Thousands of mixed requests through one engine: whether it forgets, leaks or mixes them up.
+
+    python -m tests.soak [--requests=2000] [--checked=200]
+
+Prompts, answers and ways of sampling at random; some are bad, some are cancelled at a random
+moment, and so many come at once that the queue is full at times. Prints a summary; ends with 1 if
+an answer is not that of a single request, if a bad one is not refused, or if memory grows.
+"""
+
+import argparse
+import collections
+import dataclasses
+import random
+import resource
+import sys
+
+import jax
+
+from overfill_jax.errors import InputError
+from overfill_jax.inference.engine import Engine, QueueFull, Room
+from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.request import Request
+from overfill_jax.inference.sampling import Sampling
+from tests.builders import CONFIG, random_model
+from tests.inference.doubles import Spelled
+
+ROOM = Room(slots=8, length=64, queue=16, chunk=8)
+SHARE_BAD, SHARE_CANCELLED = 0.1, 0.15
+LETTERS = Spelled(lambda ids: "".join(chr(97 + int(i)) for i in ids))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a request consists of."""
+
+    prompt: list[int]
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    most: int
+    stop: tuple[str, ...]
+
+    def arguments(self) -> tuple:
+        """Those of `Engine.submit`."""
+        sampling = Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+        return self.prompt, sampling, self.most, self.stop
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What has become of the requests.
+
+    Attributes:
+      counts: of requests by what became of them, and of times that the queue was full.
+      wrong: answers that are not those of a single request, and bad requests that were taken.
+      checked: answers that were compared.
+      arrays, bytes: on the device, when all was warm and at the end.
+      peak: of the process's memory, in MiB, at both moments.
+    """
+
+    counts: collections.Counter
+    wrong: list[str]
+    checked: int
+    arrays: list[int]
+    bytes: list[int]
+    peak: list[float]
+
+    def look(self) -> None:
+        """Takes down the memory in use."""
+        alive = jax.live_arrays()
+        self.arrays.append(len(alive))
+        self.bytes.append(sum(array.nbytes for array in alive))
+        self.peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def draw(rng: random.Random) -> Asked:
+    """A request that can be answered."""
+    prompt = [rng.randrange(CONFIG.vocab_size) for _ in range(rng.randint(1, 40))]
+    stop = rng.choice(((), ("zz", "never"), (chr(97 + rng.randrange(CONFIG.vocab_size)),)))
+    temperature, top_k, top_p = rng.choice(((0.0, 0, 1.0), (1.0, 0, 1.0), (0.8, 10, 0.9)))
+    return Asked(prompt, temperature, top_k, top_p, rng.randrange(2**32), rng.randint(1, 24), stop)
+
+
+def spoil(asked: Asked, rng: random.Random) -> Asked:
+    """The same with one thing wrong."""
+    change = rng.choice(
+        (
+            {"prompt": []},
+            {"prompt": [*asked.prompt, CONFIG.vocab_size]},
+            {"prompt": [1] * (ROOM.length - asked.most + 1)},
+            {"most": 0},
+            {"most": CONFIG.max_position},
+            {"temperature": -1.0},
+            {"top_p": 0.0},
+            {"top_p": 1.5},
+            {"stop": ("",)},
+        )
+    )
+    return dataclasses.replace(asked, **change)
+
+
+def soak(requests: int, checked: int, seed: int) -> Outcome:
+    """So many requests, of whose answers about `checked` are compared."""
+    rng = random.Random(seed)
+    full, decoder = random_model(0), random_model(1, hidden_size=14, intermediate_size=20)
+    engine = Engine(full, decoder, "full", (5,), LETTERS, "", ROOM)
+    alone = Generator(full, decoder, "full", (5,), 0, LETTERS)
+    outcome = Outcome(collections.Counter(), [], 0, [], [], [])
+    compare_every = max(1, int((1 - SHARE_BAD - SHARE_CANCELLED) * requests / checked))
+    open_requests: list[tuple[Asked, Request]] = []
+    to_come, answered = requests, 0
+    while to_come or engine.busy:
+        for _ in range(min(to_come, rng.choice((0, 0, 1, 2, 24)))):
+            if not _submit(engine, draw(rng), rng, outcome, open_requests):
+                break
+            to_come -= 1
+        for _, request in open_requests:
+            if rng.random() < SHARE_CANCELLED / 50:  # of about 50 turns that a request lasts
+                request.cancel()
+        engine.step()
+        for asked, request in [one for one in open_requests if one[1].is_over]:
+            outcome.counts[request.stage] += 1
+            if request.stage == "ended":
+                answered += 1
+                if answered % compare_every == 0:
+                    _compare(alone, asked, request, outcome)
+        open_requests = [one for one in open_requests if not one[1].is_over]
+        if to_come <= requests * 3 // 4 and not outcome.arrays:
+            outcome.look()
+    outcome.look()
+    return outcome
+
+
+def _submit(
+    engine: Engine, asked: Asked, rng: random.Random, outcome: Outcome, open_requests: list
+) -> bool:
+    """Whether there was room for it, or for its refusal."""
+    bad = rng.random() < SHARE_BAD
+    asked = spoil(asked, rng) if bad else asked
+    try:
+        request = engine.submit(*asked.arguments())
+    except QueueFull:
+        outcome.counts["times that the queue was full"] += 1
+        return False
+    except InputError:
+        outcome.counts["refused"] += 1
+        if not bad:
+            outcome.wrong.append(f"{asked} was refused")
+    else:
+        open_requests.append((asked, request))
+        if bad:
+            outcome.wrong.append(f"{asked} was taken")
+    return True
+
+
+def _compare(alone: Generator, asked: Asked, request: Request, outcome: Outcome) -> None:
+    prompt, sampling, most, stop = asked.arguments()
+    outcome.checked += 1
+    if request.answer() != alone.generate([prompt], sampling, most, 1, stop)[0]:
+        outcome.wrong.append(f"{asked} was answered otherwise")
+
+
+def main() -> None:
+    """Prints the summary."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--checked", type=int, default=200)
+    given = parser.parse_args()
+    outcome = soak(given.requests, given.checked, seed=0)
+    print(", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items())))
+    print(f"{outcome.checked} answers compared with single requests, {len(outcome.wrong)} wrong")
+    for name in ("arrays", "bytes", "peak"):
+        before, after = getattr(outcome, name)
+        print(f"{name}: {before:.0f} after a quarter, {after:.0f} at the end")
+    print(*outcome.wrong, sep="\n", end="")
+    # At the end nothing waits and nothing is being read, so that there can only be less.
+    sys.exit(bool(outcome.wrong) or outcome.bytes[1] > outcome.bytes[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""A short soak; `soak.py` takes thousands of requests."""
+
+from tests.soak import soak
+
+
+def test_mixed_requests_are_answered_refused_or_cancelled_and_leave_nothing_behind():
+    outcome = soak(requests=60, checked=60, seed=1)
+    assert not outcome.wrong
+    assert outcome.counts.pop("times that the queue was full")
+    assert sum(outcome.counts.values()) == 60
+    assert set(outcome.counts) == {"ended", "cancelled", "refused"}
+    assert outcome.checked == outcome.counts["ended"]
+    assert outcome.bytes[1] <= outcome.bytes[0]
