@@ -24,7 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = _train()
     config.quantise = _quantise()
     config.generate = _generate()
-    config.engine = _engine()
     config.evaluate = _evaluate()
     config.export = _export()
     return config.lock()
@@ -228,16 +227,6 @@ def _generate() -> ml_collections.ConfigDict:
     generate.dtype = "bfloat16"
     generate.cache = ""  # "int8": what the decoder reads of the cache, converted at the handoff
     return generate
-
-
-def _engine() -> ml_collections.ConfigDict:
-    """What the engine, which answers many requests at once, has room for."""
-    engine = ml_collections.ConfigDict()
-    engine.slots = 32  # answers written at once
-    engine.length = 2048  # tokens of a slot, prompt and answer together
-    engine.queue = 256  # requests that may wait; more are refused
-    engine.chunk = 512  # prompt tokens read in a turn, for which the answers wait
-    return engine
 
 
 def _evaluate() -> ml_collections.ConfigDict:

@@ -72,12 +72,13 @@ def test_every_name_has_an_example_that_runs(name, in_the_middle):
 def test_the_notebook_of_the_readme_runs(in_the_middle):
     folder, _ = in_the_middle
     readme = (REPOSITORY / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code = "".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
     # The quickstart model: 8 heads, so that of its 128 channels transformers loads no fewer.
     for shown, here in (
         ('"Llama-3.2-3B-Instruct"', '"launch/quickstart_model"'),
         ("hidden=1536", "hidden=128"),
         ("intermediate=5376", "intermediate=160"),
+        ("Room(slots=32, length=2048,", "Room(slots=2, length=256,"),
     ):
         assert code.count(shown) == 1
         code = code.replace(shown, here)
@@ -87,6 +88,7 @@ def test_the_notebook_of_the_readme_runs(in_the_middle):
         exec(compile(code, "README.md", "exec"), names)
         assert overfill_jax.load("hf_folder").config.intermediate_size == 160
     assert len(names["answers"]) == 1
+    assert len(names["texts"]) == 2
 
 
 def test_the_width_of_the_readme_is_one_that_transformers_loads():

@@ -104,6 +104,7 @@ def policies(config: ml_collections.ConfigDict) -> list[tuple[str, Refresh | Non
     lossless = [
         (f"verified, every {interval}", Refresh(interval, math.inf, 1.0))
         for interval in sorted(intervals)[::-1]
+        if interval > 1  # one token is the full model's own
     ]
     return [("none", None), *every, entropy, *lossless]
 

@@ -60,7 +60,24 @@ class Writing:
         return dataclasses.replace(self, cache=self.cache.grow(slots), full=full)
 
 
-@functools.partial(jax.jit, static_argnames=("kept", "dtype", "slots", "first_token", "reads_on"))
+@dataclasses.dataclass(frozen=True)
+class HandOver:
+    """How a pair hands its cache over; static.
+
+    Attributes:
+      kept: what crosses, None for all of it.
+      dtype: of the decoder's cache, as `ServingCache.astype`.
+      first_token: who gives it.
+      reads_on: the full model refreshes the answers.
+    """
+
+    kept: Handoff | None
+    dtype: str
+    first_token: Literal["full", "decoder"]
+    reads_on: bool
+
+
+@functools.partial(jax.jit, static_argnames=("how", "slots"))
 def read_prompts(
     reader: ServingModel,
     prompts: Int[Array, "B P"],
@@ -68,11 +85,8 @@ def read_prompts(
     seed: UInt[Array, ""],
     rows: Int[Array, "B"],
     limits: dict[str, Array],
-    kept: Handoff | None,
-    dtype: str,
+    how: HandOver,
     slots: int,
-    first_token: Literal["full", "decoder"],
-    reads_on: bool,
 ) -> Writing:
     """Prefill and handoff, and from the full model the first answer token; see `hand_over`."""
     compilations["read_prompts"] += 1
@@ -80,7 +94,7 @@ def read_prompts(
     last = jnp.maximum(lengths - 1, 0)[:, None]
     token = jnp.take_along_axis(prompts, last, axis=1)[:, 0]
     hidden, keys = last_of(hidden, lengths), row_keys(seed, rows)
-    return hand_over(reader, hidden, token, read, keys, limits, kept, dtype, first_token, reads_on)
+    return hand_over(reader, hidden, token, read, keys, limits, how)
 
 
 def hand_over(
@@ -90,19 +104,17 @@ def hand_over(
     read: ServingCache,
     keys: Key[Array, "B"],
     limits: dict[str, Array],
-    kept: Handoff | None,
-    dtype: str,
-    first_token: Literal["full", "decoder"],
-    reads_on: bool,
+    how: HandOver,
 ) -> Writing:
     """Where the writer begins behind prompts of which `hidden` and `token` are the last.
 
     Where the decoder is to give the first answer token, the cache crosses without the prompt's last
     token, which the decoder reads itself: it is the token that it reads next.
     """
-    cache, full = read.crossing(kept).astype(dtype), read if reads_on and kept else None
+    cache = read.crossing(how.kept).astype(how.dtype)
+    full = read if how.reads_on and how.kept else None
     step = jnp.zeros_like(read.lengths)
-    if first_token == "full":
+    if how.first_token == "full":
         token = sample(logits_of(reader, hidden), keys, step, **limits)
         return Writing(cache, token, keys, step + 1, full)
     cache = dataclasses.replace(cache, lengths=jnp.maximum(cache.lengths - 1, 0))

@@ -22,7 +22,7 @@ from overfill_jax.inference import engine_steps
 from overfill_jax.inference.answers import Draft
 from overfill_jax.inference.arguments import tokens_of
 from overfill_jax.inference.buckets import bucket
-from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Writing, write_chunk
+from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, HandOver, Writing, write_chunk
 from overfill_jax.inference.generation import (
     SMALLEST_PROMPT_BUCKET,
     check_pair,
@@ -64,7 +64,7 @@ class Room:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             if value < 1:
-                raise InputError(f"engine.{name} is {value}, expected at least 1")
+                raise InputError(f"Room: {name} is {value}, expected at least 1")
 
 
 @dataclasses.dataclass
@@ -118,10 +118,10 @@ class Engine:
         self._reader = place(lay_out(reader), self._prefill_mesh)
         same = writer is reader and self._decode_mesh == self._prefill_mesh
         self._writer = self._reader if same else place(lay_out(writer), self._decode_mesh)
-        self._first_token = first_token
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._tokenizer = tokenizer
-        self._dtype = cache or writer.config.dtype
+        kept, dtype = two_stage.crossing(reader.config, writer.config), cache or writer.config.dtype
+        self._how = HandOver(kept, dtype, first_token, reads_on=False)
         self._room = room
         self._queue: collections.deque[Request] = collections.deque()
         self._reading: _Reading | None = None
@@ -130,7 +130,7 @@ class Engine:
         self._submitted = 0
         self._limits = {name: np.full(room.slots, value) for name, value in GREEDY.limits().items()}
         with jax.set_mesh(self._decode_mesh):
-            empty = engine_steps.empty_slots(writer.config, room.slots, room.length, self._dtype)
+            empty = engine_steps.empty_slots(writer.config, room.slots, room.length, dtype)
         self._writing = place(empty, self._decode_mesh)
 
     def submit(
@@ -242,9 +242,7 @@ class Engine:
                     reading.cache,
                     np.uint32(request.sampling.seed),
                     request.sampling.limits(),
-                    kept=two_stage.crossing(self._reader.config, self._writer.config),
-                    dtype=self._dtype,
-                    first_token=self._first_token,
+                    how=self._how,
                 )
                 self._ready.append(_Ready(request, place(row, self._decode_mesh)))
                 self._reading = None
@@ -301,7 +299,7 @@ class Engine:
         for request, row in ((ready.request, ready.row) for ready in self._ready):
             if request.stage == "reading":
                 request.move_to("writing")
-                if self._first_token == "full":
+                if self._how.first_token == "full":
                     request.take(np.asarray(row.token).tolist())
 
     def _seat(self) -> None:

@@ -6,19 +6,17 @@ the first token; then the row takes the place of one that has ended, while the o
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from overfill_jax.inference.compiled import Writing, compilations, hand_over
+from overfill_jax.inference.compiled import HandOver, Writing, compilations, hand_over
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import row_keys
 from overfill_jax.inference.serving_cache import ServingCache, empty_cache
 from overfill_jax.inference.serving_model import ServingModel, extend, last_of
 from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.handoff import Handoff
 
 
 @functools.partial(jax.jit, static_argnames=("config", "slots"))
@@ -54,7 +52,7 @@ def read_chunk(
     return last_of(hidden, counts), dataclasses.replace(cache, lengths=cache.lengths + counts)
 
 
-@functools.partial(jax.jit, static_argnames=("kept", "dtype", "first_token"))
+@functools.partial(jax.jit, static_argnames="how")
 def begin_answer(
     reader: ServingModel,
     hidden: Float[Array, "B D"],
@@ -62,14 +60,12 @@ def begin_answer(
     read: ServingCache,
     seed: UInt[Array, ""],
     limits: dict[str, Array],
-    kept: Handoff | None,
-    dtype: str,
-    first_token: Literal["full", "decoder"],
+    how: HandOver,
 ) -> Writing:
     """The handoff of `compiled.hand_over`, to a row that draws as row 0 of a batch of its own."""
     compilations["begin_answer"] += 1
     keys = row_keys(seed, jnp.zeros_like(token))
-    return hand_over(reader, hidden, token, read, keys, limits, kept, dtype, first_token, False)
+    return hand_over(reader, hidden, token, read, keys, limits, how)
 
 
 @functools.partial(jax.jit, donate_argnames="writing")

@@ -14,7 +14,14 @@ from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer, Draft
 from overfill_jax.inference.buckets import bucket
-from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Writing, read_prompts, write_chunk
+from overfill_jax.inference.compiled import (
+    CHUNK,
+    NO_TOKEN,
+    HandOver,
+    Writing,
+    read_prompts,
+    write_chunk,
+)
 from overfill_jax.inference.refresh import Refresh, write_block
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.inference.serving_model import lay_out
@@ -59,12 +66,16 @@ class Generator:
         check_pair(reader.config, writer.config, first_token, cache)
         self._reader = lay_out(reader)
         self._writer = self._reader if writer is reader else lay_out(writer)
-        self._first_token = first_token
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._pad_id = pad_id
         self._tokenizer = tokenizer
         self._refresh = refresh
-        self._cache = cache or writer.config.dtype
+        self._how = HandOver(
+            kept=two_stage.crossing(reader.config, writer.config),
+            dtype=cache or writer.config.dtype,
+            first_token=first_token,
+            reads_on=refresh is not None,
+        )
         # Of all answers so far: times that the reader read a row's block again, tokens that the
         # writer had proposed in them, and those that the reader let stand.
         self.blocks = self.drafted = self.kept = 0
@@ -169,14 +180,11 @@ class Generator:
             seed=np.uint32(sampling.seed),
             rows=rows,
             limits=limits,
-            kept=two_stage.crossing(self._reader.config, self._writer.config),
-            dtype=self._cache,
+            how=self._how,
             slots=tokens.shape[1] + answer_slots(1 + at_once, most),
-            first_token=self._first_token,
-            reads_on=self._refresh is not None,
         )
         new = np.full((size, 1), NO_TOKEN)
-        if self._first_token == "full":
+        if self._how.first_token == "full":
             new = writing.token[:, None]
         while True:
             for draft, row in zip(drafts.values(), np.asarray(new), strict=False):

@@ -110,13 +110,16 @@ def write_block(
 ) -> tuple[Writing, Int[Array, "B R"], Int[Array, "B"]]:
     """Drafts with the writer, reads the block with the reader, and keeps what stands.
 
-    The cache has `interval` slots left. Rows that have `ended` stand still.
+    The cache has `interval` slots left in every row that goes on. Rows that have `ended` are begun
+    anew, as nothing reads them any more.
 
     Returns:
       The new tokens with NO_TOKEN behind those of a row, and how many were drafted.
     """
     compilations["write_block"] += 1
-    start = writing.cache.lengths
+    # Behind its end a row may have fewer slots left than a block is going to write.
+    start = jnp.where(ended, 0, writing.cache.lengths)
+    writing = dataclasses.replace(writing, cache=dataclasses.replace(writing.cache, lengths=start))
     draft = _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies)
     block = jnp.concatenate([writing.token[:, None], draft.tokens], axis=1)
     # A decoder's cache that is not all of the full model's leaves it one of its own to read on in.

@@ -1,4 +1,4 @@
-"""The sections `generate` and `engine` of the config, made into what answers are written with."""
+"""The `generate` section of the config, made into what the stages generate and chat work with."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ import ml_collections
 
 from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
-from overfill_jax.inference.engine import Room
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import Sampling
@@ -56,12 +55,3 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
         c.cache,
     )
     return Assistant(generator, tokenizer, load_template(folder), sampling)
-
-
-def find_room(engine: ml_collections.ConfigDict) -> Room:
-    """What an engine has room for.
-
-    Raises:
-      InputError: a number is below 1.
-    """
-    return Room(engine.slots, engine.length, engine.queue, engine.chunk)

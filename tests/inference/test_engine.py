@@ -9,13 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default
 from overfill_jax.errors import InputError
 from overfill_jax.inference.compiled import CHUNK, compilations
 from overfill_jax.inference.engine import Engine, QueueFull, Room
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import GREEDY, Sampling
-from overfill_jax.inference.settings import find_room
 from tests.builders import CONFIG
 from tests.conftest import REPOSITORY
 
@@ -174,13 +172,9 @@ def test_a_bad_request_is_refused_and_the_others_go_on(
 def test_settings_that_cannot_work_are_named(full, decoder):
     with pytest.raises(InputError, match="no tokenizer to find it with"):
         make_engine(full, decoder).submit([1], GREEDY, 4, "x")
-    with pytest.raises(InputError, match=r"engine\.chunk is 0, expected at least 1"):
-        dataclasses.replace(ROOM, chunk=0)
-    config = default.get_config()
-    assert find_room(config.engine).chunk == config.engine.chunk
-    config.engine.queue = 0
-    with pytest.raises(InputError, match=r"engine\.queue is 0"):
-        find_room(config.engine)
+    for name in ("slots", "length", "queue", "chunk"):
+        with pytest.raises(InputError, match=f"Room: {name} is 0, expected at least 1"):
+            dataclasses.replace(ROOM, **{name: 0})
     with pytest.raises(InputError, match="first_token: found 'both'"):
         make_engine(full, decoder, first_token="both")
 

@@ -14,6 +14,7 @@ from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import (
     CHUNK,
     NO_TOKEN,
+    HandOver,
     compilations,
     read_prompts,
     write_chunk,
@@ -52,11 +53,8 @@ def start(reader, writer, prompts, first_token="full"):
         seed=np.uint32(0),
         rows=rows,
         limits=limits,
-        kept=None,
-        dtype=writer.config.dtype,
+        how=HandOver(None, writer.config.dtype, first_token, reads_on=False),
         slots=SLOTS + CAPACITY,
-        first_token=first_token,
-        reads_on=False,
     )
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from overfill_jax import two_stage
 from overfill_jax.errors import InputError
+from overfill_jax.inference import generation
 from overfill_jax.inference.compiled import compilations
 from overfill_jax.inference.generation import Generator
-from overfill_jax.inference.refresh import Refresh
+from overfill_jax.inference.refresh import Refresh, write_block
 from overfill_jax.inference.sampling import GREEDY, Sampling, log_probabilities
 from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
 from overfill_jax.pruning.choose import Kept
@@ -171,6 +172,26 @@ def chance_of_second_and_third(full, prompt, sampling):
     second = next_token([[*prompt, a] for a in v])
     third = next_token([[*prompt, a, b] for a in v for b in v]).reshape(7, 7, 7)
     return np.einsum("a,ab,abc->bc", first, second, third)
+
+
+def test_a_row_that_has_ended_writes_within_its_slots(full, near, prompts, monkeypatch):
+    """However far it got before the others, which take blocks to their own ends."""
+    lengths = []
+
+    def spy(reader, writer, writing, ended, *others, **settings):
+        found = write_block(reader, writer, writing, ended, *others, **settings)
+        ahead = np.asarray(found[0].cache.lengths) + settings["interval"]
+        lengths.append((ahead[ended].max(initial=0), found[0].cache.slots))
+        return found
+
+    monkeypatch.setattr(generation, "write_block", spy)
+    monkeypatch.setattr(generation, "FIRST_ANSWER_SLOTS", 8)
+    long = [
+        prompts[1][k:] + prompts[1][:k] for k in range(BATCH)
+    ]  # as long as their bucket, nearly
+    answers_of(full, near, long, Refresh(12, math.inf, 1.0))
+    assert any(ahead for ahead, _ in lengths)  # rows had ended while others went on
+    assert all(ahead <= slots for ahead, slots in lengths)
 
 
 @pytest.mark.parametrize(
