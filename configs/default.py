@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = _train()
     config.quantise = _quantise()
     config.generate = _generate()
+    config.engine = _engine()
     config.evaluate = _evaluate()
     config.export = _export()
     return config.lock()
@@ -63,7 +64,8 @@ def _benchmark() -> ml_collections.ConfigDict:
     # The "train" step, with random weights of the shape in `plan.model`; or "load", making the
     # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`; or "refresh",
     # the pair in the workdir on `evaluate.source` under every policy; or "inference", answers of
-    # full model, decoder and both, with random weights of the shape in `plan.model`.
+    # full model, decoder and both, with random weights of the shape in `plan.model`; or "engine",
+    # the same for many requests at once against one after another.
     benchmark.subject = "train"
     benchmark.steps = 10  # timed train steps of each variant; 0: compiled only
     benchmark.batches = (1, 8, 64)  # of answers: rows, prompt tokens, answer tokens
@@ -71,6 +73,7 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark.answers = (128, 512, 1024)
     benchmark.precision = 0  # bits of the decoder's weights, 8 or 4; 0: as `generate.dtype`
     benchmark.repeats = 3  # timed answers of each system, in turn
+    benchmark.requests = 32  # to the "engine", with up to so many tokens as above
     benchmark.transformers = True  # where it is installed: the same weights and prompts with it
     benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
@@ -227,6 +230,15 @@ def _generate() -> ml_collections.ConfigDict:
     generate.dtype = "bfloat16"
     generate.cache = ""  # "int8": what the decoder reads of the cache, converted at the handoff
     return generate
+
+
+def _engine() -> ml_collections.ConfigDict:
+    """Continuous batching: what there is room for."""
+    engine = ml_collections.ConfigDict()
+    engine.slots = 32  # answers that are written at once
+    engine.length = 2048  # tokens of prompt and answer together that a slot holds
+    engine.chunk = 512  # prompt tokens between two steps of the answers
+    return engine
 
 
 def _evaluate() -> ml_collections.ConfigDict:

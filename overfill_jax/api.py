@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from overfill_jax import two_stage
@@ -28,6 +29,7 @@ from overfill_jax.inference.arguments import (
     tokens_of,
 )
 from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.engine import Engine, Room
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import Sampling
@@ -242,6 +244,7 @@ class TwoStage:
             check_origin(decoder.origin, name, full.fingerprint, first_token)
         self.full, self.decoder = full, decoder
         self.first_token = first_token
+        self.refresh = refresh
         tokenizer = full.tokenizer
         self._generator = Generator(
             full.model,
@@ -369,6 +372,51 @@ class TwoStage:
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         return self._generator.stream(self.encode(prompt), sampling, max_new_tokens, stop)
+
+    def engine(
+        self,
+        slots: int = 32,
+        length: int = 2048,
+        queue: int = 256,
+        chunk: int = 512,
+        prefill_mesh: Mesh | None = None,
+        decode_mesh: Mesh | None = None,
+    ) -> Engine:
+        """Continuous batching: answers many requests at once, each as if it were alone.
+
+        >>> from overfill_jax.inference.sampling import Sampling
+        >>> engine = pair.engine(slots=2, length=96, queue=8, chunk=32)
+        >>> greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
+        >>> texts = ["Hello!", "How many has Ann?", "How many has Bob?"]
+        >>> requests = [engine.submit(pair.encode(text), greedy, 8) for text in texts]
+        >>> engine.run()
+        >>> [r.answer().text for r in requests] == pair.generate(texts, max_new_tokens=8)
+        True
+
+        Args:
+          slots: answers that are written at once.
+          length: tokens of prompt and answer together that a slot holds.
+          queue: requests that may wait.
+          chunk: prompt tokens that are read between two steps of the answers.
+          prefill_mesh: where the full model lives; on the first device, if not given.
+          decode_mesh: where the decoder does; with the full model, if not given.
+
+        Raises:
+          InputError: a number below 1.
+        """
+        tokenizer = self.full.tokenizer
+        return Engine(
+            self.full.model,
+            self.decoder.model,
+            self.first_token,
+            tokenizer.stop_ids,
+            tokenizer,
+            "",
+            Room(slots, length, queue, chunk),
+            self.refresh,
+            prefill_mesh,
+            decode_mesh,
+        )
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Tokens of a prompt: text and conversations go through the chat template.

@@ -59,7 +59,9 @@ def in_the_middle(tmp_path_factory):
     return folder, names
 
 
-METHODS = [f"TwoStage.{name}" for name in ("prefill", "extend", "generate", "stream", "encode")]
+METHODS = [
+    f"TwoStage.{name}" for name in ("prefill", "extend", "generate", "stream", "engine", "encode")
+]
 
 
 @pytest.mark.parametrize("name", [*overfill_jax.__all__, *METHODS])
@@ -78,7 +80,7 @@ def test_the_notebook_of_the_readme_runs(in_the_middle):
         ('"Llama-3.2-3B-Instruct"', '"launch/quickstart_model"'),
         ("hidden=1536", "hidden=128"),
         ("intermediate=5376", "intermediate=160"),
-        ("Room(slots=32, length=2048,", "Room(slots=2, length=256,"),
+        ("engine(slots=32, length=2048,", "engine(slots=2, length=256,"),
     ):
         assert code.count(shown) == 1
         code = code.replace(shown, here)

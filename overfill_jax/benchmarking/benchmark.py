@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import platform
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import ml_collections
 
 from overfill_jax import files
 from overfill_jax.benchmarking.breakdown import plot_breakdown
-from overfill_jax.benchmarking.inference import FULL, Answered, time_answers
+from overfill_jax.benchmarking.engine import time_serving
+from overfill_jax.benchmarking.inference import Answered, time_answers
 from overfill_jax.benchmarking.loading import time_loading
 from overfill_jax.benchmarking.refresh import plot_refresh, time_refresh
+from overfill_jax.benchmarking.systems import FULL
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
@@ -121,7 +124,7 @@ def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
 def answer_cells(found: list[Answered]) -> list[list[str]]:
     """A row for every system and size, set against the full model at that size."""
     header = ["system", "batch", "in", "out", "first token", "ms/token", "tokens/s", "over full"]
-    header += ["MB/token", "of the memory", "compiled"]
+    header += ["MB/token", "of the memory", "planned first", "planned ms/token", "compiled"]
     full = {(a.batch, a.prompt, a.answer): a.total for a in found if a.system == FULL}
     rows = []
     for one in found:
@@ -131,6 +134,8 @@ def answer_cells(found: list[Answered]) -> list[list[str]]:
         row += [f"{full[size] / one.total:.2f} x" if size in full else ""]
         row += ["" if one.bytes is None else f"{one.bytes / 1e6:,.0f}"]
         row += ["" if one.reached is None else f"{one.reached:.0%}"]
+        row += ["" if one.planned_first is None else f"{1e3 * one.planned_first:.1f} ms"]
+        row += ["" if one.planned_step is None else f"{1e3 * one.planned_step:.2f}"]
         rows.append([*row, f"{one.compile_seconds:.0f} s"])
     return [header, *rows]
 
@@ -155,6 +160,31 @@ def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         for one in found
     ]
     return title, [header, *cells], {"policies": [dataclasses.asdict(one) for one in found]}
+
+
+def engine(config: ml_collections.ConfigDict, _: Path) -> Measured:
+    """Many requests at once against one after another."""
+    found = time_serving(config)
+    title = (
+        f"{config.benchmark.requests} requests to {config.plan.model}, {config.generate.dtype}, "
+        f"{config.engine.slots} slots of {config.engine.length}"
+    )
+    header = ["system", "in", "out", "one by one", "engine", "gain", "first token", "last first"]
+    cells = [
+        [
+            one.system,
+            f"up to {one.prompt}",
+            f"up to {one.answer}",
+            f"{one.tokens / one.alone:,.0f} tokens/s",
+            f"{one.tokens / one.together:,.0f} tokens/s",
+            f"{one.gain:.2f} x",
+            f"{1e3 * statistics.median(one.first):.0f} ms",
+            f"{1e3 * max(one.first):.0f} ms",
+        ]
+        for one in found
+    ]
+    numbers = [dataclasses.asdict(one) | {"gain": one.gain} for one in found]
+    return title, [header, *cells], {"served": numbers}
 
 
 def step_cells(found: list[StepTime]) -> list[list[str]]:
@@ -200,4 +230,5 @@ SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {
     "load": loading,
     "refresh": refresh,
     "inference": inference,
+    "engine": engine,
 }

@@ -5,7 +5,6 @@ their full length. All systems answer in turn, so that what a machine does besid
 """
 
 import dataclasses
-import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,18 +16,15 @@ import numpy as np
 from absl import logging
 
 from overfill_jax.benchmarking import transformers_generate
+from overfill_jax.benchmarking.planned import planned
+from overfill_jax.benchmarking.systems import Systems, make_pair, make_systems
 from overfill_jax.chips import local_chip
 from overfill_jax.errors import InputError
 from overfill_jax.inference.compiled import CHUNK
 from overfill_jax.inference.generation import Generator
-from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.quantised import Scheme, quantise_model, stored_bytes
-from overfill_jax.model.transformer import Model, abstract
-from overfill_jax.planning.workload import pruned_shape, read_shape
 
-FULL, DECODER, TWO_STAGE = "full", "decoder alone", "two-stage"
 BANDWIDTH_BYTES = 2**28  # read to measure the bandwidth where the chip is not known
 
 
@@ -44,6 +40,7 @@ class Answered:
       compile_seconds: of the first answer, beyond what a later one takes.
       bytes: that a step reads on average, weights and filled cache of all rows.
       floor: seconds that reading them takes at `bandwidth`.
+      planned_first, planned_step: seconds that the planner says, where it knows the machine.
     """
 
     system: str
@@ -55,6 +52,8 @@ class Answered:
     compile_seconds: float
     bytes: float | None
     floor: float | None
+    planned_first: float | None = None
+    planned_step: float | None = None
 
     @property
     def step(self) -> float:
@@ -65,17 +64,6 @@ class Answered:
     def reached(self) -> float | None:
         """Share of the bandwidth at which a step reads."""
         return self.floor and self.floor / self.step
-
-
-@dataclasses.dataclass(frozen=True)
-class Systems:
-    """What is timed: generators by name, with the bytes of weights that one step reads."""
-
-    generators: dict[str, Generator]
-    weights: dict[str, float]
-    cached: dict[str, int]
-    vocabulary: int
-    longest: int
 
 
 def time_answers(config: ml_collections.ConfigDict) -> tuple[list[Answered], float]:
@@ -100,69 +88,27 @@ def time_answers(config: ml_collections.ConfigDict) -> tuple[list[Answered], flo
         for prompt in c.prompts:
             for answer in c.answers:
                 found += time_size(systems, others, (batch, prompt, answer), c.repeats, bandwidth)
-    return found, bandwidth
+    return with_plan(config, found, full.config, decoder.config), bandwidth
 
 
-def make_pair(config: ml_collections.ConfigDict) -> tuple[Model, Model]:
-    """Random models of the shapes in `plan.model` and `prune`, in the dtype of `generate`."""
-    shape = read_shape(config.plan.model)
-    shape = dataclasses.replace(shape, dtype=config.generate.dtype, attention=config.attention)
-    return random_weights(shape, 0), random_weights(pruned_shape(shape, config.prune), 1)
+def with_plan(
+    config: ml_collections.ConfigDict,
+    found: list[Answered],
+    full: ModelConfig,
+    decoder: ModelConfig,
+) -> list[Answered]:
+    """The same with what the planner says, where it knows the machine and the system."""
+    sizes = list(dict.fromkeys((one.batch, one.prompt, one.answer) for one in found))
+    times = planned(config, full, decoder, local_chip(), sizes)
 
+    def put(one: Answered) -> Answered:
+        plan = times.get((one.system, (one.batch, one.prompt, one.answer)))
+        if plan is None:
+            return one
+        step = float(plan.total - plan.first_token) / (one.answer - 1)
+        return dataclasses.replace(one, planned_first=float(plan.first_token), planned_step=step)
 
-def random_weights(config: ModelConfig, seed: int) -> Model:
-    """Small random weights, drawn where they will lie, array by array."""
-    shapes = abstract(config, config.dtype)
-    leaves, tree = jax.tree.flatten(shapes.params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-
-    @functools.partial(jax.jit, static_argnums=1)
-    def draw(key, like):
-        return 0.02 * jax.random.normal(key, like.shape, like.dtype)
-
-    drawn = [draw(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]
-    return Model(config, tree.unflatten(drawn))
-
-
-def make_systems(config: ml_collections.ConfigDict, full: Model, decoder: Model) -> Systems:
-    """The full model, the decoder, and both as `generate` and `quantise` say."""
-    c = config.generate
-    refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
-    writer = decoder
-    if config.benchmark.precision:
-        scheme = Scheme(config.benchmark.precision, config.quantise.group)
-        writer = quantise_model(decoder, scheme)
-    generators = {
-        FULL: Generator(full, full, "full", (), 0),
-        DECODER: Generator(writer, writer, "full", (), 0, cache=c.cache),
-        TWO_STAGE: Generator(full, writer, c.first_token, (), 0, refresh=refresh, cache=c.cache),
-    }
-    return Systems(
-        generators=generators,
-        weights={
-            FULL: read_bytes(full),
-            DECODER: read_bytes(writer),
-            TWO_STAGE: read_bytes(writer),
-        },
-        cached={
-            name: cache_bytes(full.config, "" if name == FULL else c.cache) for name in generators
-        },
-        vocabulary=full.config.vocab_size,
-        longest=full.config.max_position,
-    )
-
-
-def read_bytes(model: Model) -> float:
-    """Of the weights that one step reads: not of an embedding that does not unembed as well."""
-    embed = model.params["embed"] if "unembed" in model.params else {}
-    return stored_bytes(model.params) - stored_bytes(embed)
-
-
-def cache_bytes(config: ModelConfig, cache: str) -> int:
-    """Of one token's keys and values."""
-    width = jnp.dtype(config.dtype).itemsize
-    entry = config.head_dim + width if cache == "int8" else config.head_dim * width
-    return 2 * config.num_layers * config.num_kv_heads * entry
+    return [put(one) for one in found]
 
 
 def read_bandwidth() -> float:

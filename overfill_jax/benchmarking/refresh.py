@@ -16,7 +16,7 @@ from overfill_jax.evaluation.systems import FULL, TWO_STAGE
 from overfill_jax.evaluation.task import Task, load_task
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator
-from overfill_jax.inference.refresh import Refresh
+from overfill_jax.inference.refresh import Refresh, Tally
 from overfill_jax.inference.refresh_loss import refreshed_log_likelihoods
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.inference.serving_model import lay_out
@@ -75,15 +75,15 @@ def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[Polic
         answers, taken, generator = answers_of(full, decoder, task, refresh)
         same = np.mean([a.tokens == b.tokens for a, b in zip(answers, alone, strict=True)])
         verified = refresh is not None and refresh.verifies
-        drafted, kept = generator.drafted, generator.kept
+        tally = generator.tally
         found.append(
             PolicyResult(
                 name=name,
                 loss=None if verified else loss_of(full, decoder, task, refresh),
                 accuracy=accuracy_of(answers, task),
                 as_full=float(same),
-                acceptance=kept / drafted if drafted else None,
-                speed_up=implied_speed_up(generator, share) if refresh else 1 / share,
+                acceptance=tally.kept / tally.drafted if tally.drafted else None,
+                speed_up=implied_speed_up(tally, share) if refresh else 1 / share,
                 seconds=taken,
                 time_speed_up=seconds / taken,
             )
@@ -132,13 +132,12 @@ def accuracy_of(answers: Sequence[Answer], task: Task) -> float:
     return float(np.mean([task.match(answer.text, one.reference) for answer, one in pairs]))
 
 
-def implied_speed_up(generator: Generator, share: float) -> float:
+def implied_speed_up(tally: Tally, share: float) -> float:
     """Over the full model, if time were the bytes of weights that are read.
 
     A block reads the decoder once for every token that it drafts, and the full model once.
     """
-    blocks, drafted, kept = generator.blocks, generator.drafted, generator.kept
-    return (kept + blocks) / (blocks + share * drafted)
+    return (tally.kept + tally.blocks) / (tally.blocks + share * tally.drafted)
 
 
 def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) -> float:
@@ -161,7 +160,7 @@ def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) ->
             jnp.asarray(tokens),
             jnp.asarray([len(examples[index].prompt) for index in rows]),
             jnp.int32(refresh.interval),
-            refresh.thresholds()["entropy"],
+            refresh.arguments()["entropy"],
             slots=slots,
             first_token=task.first_token,
         )

@@ -76,6 +76,11 @@ class HandOver:
     first_token: Literal["full", "decoder"]
     reads_on: bool
 
+    @property
+    def keeps_full(self) -> bool:
+        """Whether the full model needs a cache of its own, as the decoder's has not all of it."""
+        return self.reads_on and self.kept is not None
+
 
 @functools.partial(jax.jit, static_argnames=("how", "slots"))
 def read_prompts(
@@ -112,7 +117,7 @@ def hand_over(
     token, which the decoder reads itself: it is the token that it reads next.
     """
     cache = read.crossing(how.kept).astype(how.dtype)
-    full = read if how.reads_on and how.kept else None
+    full = read if how.keeps_full else None
     step = jnp.zeros_like(read.lengths)
     if how.first_token == "full":
         token = sample(logits_of(reader, hidden), keys, step, **limits)
@@ -122,7 +127,7 @@ def hand_over(
 
 
 # The cache is donated: the loop writes into it, and only one copy of it ever exists.
-@functools.partial(jax.jit, donate_argnames="writing")
+@functools.partial(jax.jit, static_argnames="seen", donate_argnames="writing")
 def write_chunk(
     writer: ServingModel,
     writing: Writing,
@@ -130,11 +135,13 @@ def write_chunk(
     limits: dict[str, Array],
     stop_ids: Int[Array, "stops"],
     steps: Int[Array, ""] | Int[Array, "B"],
+    seen: int | None = None,
 ) -> tuple[Writing, Int[Array, "B chunk"]]:
     """Writes until every row has ended or its `steps` (at most CHUNK) tokens are written.
 
     Returns the new tokens with NO_TOKEN behind a row's end; a stop token is the end, and shown.
-    The cache has a slot for every token that is written, and one where an ended row stands.
+    The cache has a slot for every token that is written, and one where an ended row stands; with
+    `seen` they are among the first so many, and the others are not read.
     """
     compilations["write_chunk"] += 1
 
@@ -147,7 +154,7 @@ def write_chunk(
 
     def write(carry):
         writing, ended, tokens, index = carry
-        hidden, cache = extend(writer, writing.token[:, None], writing.cache)
+        hidden, cache = extend(writer, writing.token[:, None], writing.cache, seen)
         logits = logits_of(writer, hidden[:, 0])
         token = sample(logits, writing.keys, writing.step, **limits)
         # Rows that have ended stand still, however long the others go on.

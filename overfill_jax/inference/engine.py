@@ -4,7 +4,8 @@ A fixed number of slots, in which answers are written side by side; one that has
 for the next while the others go on. Full model and decoder may have a mesh each, the paper's
 prefill and decode apart: then only a prompt's cache goes from one to the other.
 
-Refresh has no place here yet: its blocks would have to fit between the others' chunks.
+With refresh a turn writes one block of every answer, so that all end their blocks together, and
+each answer's blocks begin where they would if it were alone.
 """
 
 import collections
@@ -29,12 +30,16 @@ from overfill_jax.inference.generation import (
     check_prompt,
 )
 from overfill_jax.inference.placement import place
+from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Model
+
+# Slots that a step reads, doubled until they hold the longest answer: a program for each size.
+SMALLEST_SEEN = 128
 
 
 class QueueFull(InputError):
@@ -97,6 +102,7 @@ class Engine:
         tokenizer: Tokenizer | None,
         cache: str,
         room: Room,
+        refresh: Refresh | None = None,
         prefill_mesh: Mesh | None = None,
         decode_mesh: Mesh | None = None,
     ):
@@ -105,8 +111,10 @@ class Engine:
         Args:
           reader, writer, first_token, stop_ids, tokenizer, cache: as of `Generator`.
           room: for how much.
+          refresh: as of `Generator`.
           prefill_mesh: where the reader lives; on the first device, if not given.
-          decode_mesh: where the writer does; with the reader, if not given.
+          decode_mesh: where the writer does; with the reader, if not given. Elsewhere, and with
+            refresh, it holds the reader as well, to read the answers.
 
         Raises:
           InputError: as `Generator`.
@@ -120,9 +128,14 @@ class Engine:
         self._writer = self._reader if same else place(lay_out(writer), self._decode_mesh)
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._tokenizer = tokenizer
+        self._refresh, self.tally = refresh, Tally()
+        # A no-op where it lies on that mesh already.
+        self._refresher = place(self._reader, self._decode_mesh) if refresh else None
         kept, dtype = two_stage.crossing(reader.config, writer.config), cache or writer.config.dtype
-        self._how = HandOver(kept, dtype, first_token, reads_on=False)
+        self._how = HandOver(kept, dtype, first_token, reads_on=refresh is not None)
         self._room = room
+        # A block may reach beyond the answer's end.
+        self._length = room.length + (refresh.interval if refresh else 0)
         self._queue: collections.deque[Request] = collections.deque()
         self._reading: _Reading | None = None
         self._ready: list[_Ready] = []
@@ -130,7 +143,9 @@ class Engine:
         self._submitted = 0
         self._limits = {name: np.full(room.slots, value) for name, value in GREEDY.limits().items()}
         with jax.set_mesh(self._decode_mesh):
-            empty = engine_steps.empty_slots(writer.config, room.slots, room.length, dtype)
+            empty = engine_steps.empty_slots(
+                reader.config, writer.config, how=self._how, rows=room.slots, slots=self._length
+            )
         self._writing = place(empty, self._decode_mesh)
 
     def submit(
@@ -144,13 +159,16 @@ class Engine:
 
         Raises:
           InputError: the prompt is empty, holds a token that the models lack, or is with its answer
-            too long for them or for a slot; a stop string that cannot be looked for.
+            too long for them or for a slot; an answer too short for the refresh; a stop string that
+            cannot be looked for.
           QueueFull: too many wait already.
         """
         name = f"request {self._submitted}"
         self._submitted += 1
         self._drop_cancelled()
         tokens = tokens_of(prompt)
+        if self._refresh is not None:
+            self._refresh.check_answer(max_new_tokens)
         for model in (self._reader, self._writer):
             check_prompt(tokens, max_new_tokens, model.config, name)
         if len(tokens) + max_new_tokens > self._room.length:
@@ -269,12 +287,37 @@ class Engine:
         left = [r.max_new_tokens - r.written if r is not None else 0 for r in self._slots]
         if not any(left):
             return None
+        ended = np.equal(left, 0)
+        if self._refresh is not None:
+            return self._write_block(ended)
         steps = np.minimum(left, self._steps(left)).astype(np.int32)
+        seen = self._seen(int(steps.max()))
         with jax.set_mesh(self._decode_mesh):
             self._writing, new = write_chunk(
-                self._writer, self._writing, steps == 0, self._limits, self._stop_ids, steps
+                self._writer, self._writing, ended, self._limits, self._stop_ids, steps, seen=seen
             )
         return new
+
+    def _write_block(self, ended: np.ndarray) -> jax.Array:
+        """The next block of every answer."""
+        with jax.set_mesh(self._decode_mesh):
+            self._writing, new, drafted = write_block(
+                self._refresher,
+                self._writer,
+                self._writing,
+                ended,
+                self._limits,
+                self._stop_ids,
+                **self._refresh.arguments(),
+                seen=self._seen(self._refresh.interval),
+            )
+        self.tally.count(~ended, new, drafted)
+        return new
+
+    def _seen(self, steps: int) -> int:
+        """The slots that answers have filled in so many steps, as one of few sizes."""
+        filled = max(len(r.prompt) + r.written for r in self._slots if r is not None) + steps
+        return min(max(1 << (filled - 1).bit_length(), SMALLEST_SEEN), self._length)
 
     def _steps(self, left: Sequence[int]) -> int:
         """How many tokens an answer grows in this turn.

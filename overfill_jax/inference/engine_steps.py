@@ -26,13 +26,16 @@ def empty_row(config: ModelConfig, slots: int) -> ServingCache:
     return empty_cache(config, 1, slots, config.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "rows", "slots", "dtype"))
-def empty_slots(config: ModelConfig, rows: int, slots: int, dtype: str) -> Writing:
+@functools.partial(jax.jit, static_argnames=("reader", "writer", "how", "rows", "slots"))
+def empty_slots(
+    reader: ModelConfig, writer: ModelConfig, how: HandOver, rows: int, slots: int
+) -> Writing:
     """Rows that have ended before they began."""
     compilations["empty_slots"] += 1
     zeros = jnp.zeros(rows, jnp.int32)
-    cache = empty_cache(config, rows, slots, dtype)
-    return Writing(cache, zeros, row_keys(jnp.uint32(0), zeros), zeros)
+    cache = empty_cache(writer, rows, slots, how.dtype)
+    full = empty_cache(reader, rows, slots, reader.dtype) if how.keeps_full else None
+    return Writing(cache, zeros, row_keys(jnp.uint32(0), zeros), zeros, full)
 
 
 # The caches are donated: there is one of the prompt and one of the slots.

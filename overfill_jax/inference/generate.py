@@ -74,9 +74,10 @@ def answer_all(
         "%d cut at max_new_tokens = %d",
         len(answers), tokens, seconds, tokens / seconds, unfinished, c.max_new_tokens,
     )  # fmt: skip
-    if assistant.generator.drafted:
-        drafted, kept = assistant.generator.drafted, assistant.generator.kept
-        logging.info("%d tokens drafted, %.1f %% of them kept", drafted, 100 * kept / drafted)
+    tally = assistant.generator.tally
+    if tally.drafted:
+        share = 100 * tally.kept / tally.drafted
+        logging.info("%d tokens drafted, %.1f %% of them kept", tally.drafted, share)
     return answers
 
 

@@ -22,7 +22,7 @@ from overfill_jax.inference.compiled import (
     read_prompts,
     write_chunk,
 )
-from overfill_jax.inference.refresh import Refresh, write_block
+from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.config import ModelConfig
@@ -76,9 +76,7 @@ class Generator:
             first_token=first_token,
             reads_on=refresh is not None,
         )
-        # Of all answers so far: times that the reader read a row's block again, tokens that the
-        # writer had proposed in them, and those that the reader let stand.
-        self.blocks = self.drafted = self.kept = 0
+        self.tally = Tally()
 
     def generate(
         self,
@@ -214,14 +212,9 @@ class Generator:
             ended,
             limits,
             self._stop_ids,
-            **self._refresh.thresholds(),
-            interval=self._refresh.interval,
-            verifies=self._refresh.verifies,
+            **self._refresh.arguments(),
         )
-        live = ~ended
-        self.blocks += int(live.sum())
-        self.drafted += int(np.asarray(drafted)[live].sum())
-        self.kept += int((np.asarray(new)[live] != NO_TOKEN).sum() - live.sum())
+        self.tally.count(~ended, new, drafted)
         return writing, new
 
     def _pad(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:

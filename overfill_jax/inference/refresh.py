@@ -77,10 +77,32 @@ class Refresh:
         """Whether there is a draft of which anything can fall."""
         return self.strictness > 0 and self.interval > 1
 
-    def thresholds(self) -> dict[str, np.float32]:
-        """The keyword arguments of `write_block`, which one compiled function takes in turn."""
+    def arguments(self) -> dict[str, np.float32 | int | bool]:
+        """The keyword arguments of `write_block`: one compiled function takes all thresholds."""
         entropy = min(self.entropy, np.finfo(np.float32).max)
-        return {"entropy": np.float32(entropy), "strictness": np.float32(self.strictness)}
+        thresholds = {"entropy": np.float32(entropy), "strictness": np.float32(self.strictness)}
+        return thresholds | {"interval": self.interval, "verifies": self.verifies}
+
+
+@dataclasses.dataclass
+class Tally:
+    """What has become of all drafts so far.
+
+    Attributes:
+      blocks: times that the reader read a row's block again.
+      drafted: tokens that the writer had proposed in them.
+      kept: those that the reader let stand.
+    """
+
+    blocks: int = 0
+    drafted: int = 0
+    kept: int = 0
+
+    def count(self, live: np.ndarray, new: Array, drafted: Array) -> None:
+        """Adds what `write_block` returned for the rows that are `live`."""
+        self.blocks += int(live.sum())
+        self.drafted += int(np.asarray(drafted)[live].sum())
+        self.kept += int((np.asarray(new)[live] != NO_TOKEN).sum() - live.sum())
 
 
 class _Drafted(NamedTuple):
@@ -95,7 +117,9 @@ class _Drafted(NamedTuple):
     index: Int[Array, ""]
 
 
-@functools.partial(jax.jit, static_argnames=("interval", "verifies"), donate_argnames="writing")
+@functools.partial(
+    jax.jit, static_argnames=("interval", "verifies", "seen"), donate_argnames="writing"
+)
 def write_block(
     reader: ServingModel,
     writer: ServingModel,
@@ -107,11 +131,13 @@ def write_block(
     strictness: Float[Array, ""],
     interval: int,
     verifies: bool,
+    seen: int | None = None,
 ) -> tuple[Writing, Int[Array, "B R"], Int[Array, "B"]]:
     """Drafts with the writer, reads the block with the reader, and keeps what stands.
 
-    The cache has `interval` slots left in every row that goes on. Rows that have `ended` are begun
-    anew, as nothing reads them any more.
+    The cache has `interval` slots left in every row that goes on; with `seen` they are among the
+    first so many, and the others are not read. Rows that have `ended` are begun anew, as nothing
+    reads them any more.
 
     Returns:
       The new tokens with NO_TOKEN behind those of a row, and how many were drafted.
@@ -120,12 +146,12 @@ def write_block(
     # Behind its end a row may have fewer slots left than a block is going to write.
     start = jnp.where(ended, 0, writing.cache.lengths)
     writing = dataclasses.replace(writing, cache=dataclasses.replace(writing.cache, lengths=start))
-    draft = _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies)
+    draft = _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies, seen)
     block = jnp.concatenate([writing.token[:, None], draft.tokens], axis=1)
     # A decoder's cache that is not all of the full model's leaves it one of its own to read on in.
     handoff = crossing(reader.config, writer.config)
     before = draft.cache if handoff is None else writing.full
-    hidden, read = extend(reader, block, dataclasses.replace(before, lengths=start))
+    hidden, read = extend(reader, block, dataclasses.replace(before, lengths=start), seen)
     if verifies:
         keys = _keys_of_places(writing, interval)
         full_logits = logits_of(reader, hidden)
@@ -148,7 +174,7 @@ def write_block(
     return Writing(cache, token, writing.keys, writing.step + new, full), tokens, draft.counts
 
 
-def _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies) -> _Drafted:
+def _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies, seen) -> _Drafted:
     """At most interval - 1 tokens of each row; a row stops where it is unsure or at its end."""
     rows = len(ended)
     places = interval - 1 if verifies else 0  # logits are kept only where they are asked for
@@ -157,7 +183,7 @@ def _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies
         return (draft.index < interval - 1) & jnp.any(draft.going_on)
 
     def step(draft: _Drafted) -> _Drafted:
-        hidden, cache = extend(writer, draft.token[:, None], draft.cache)
+        hidden, cache = extend(writer, draft.token[:, None], draft.cache, seen)
         logits = logits_of(writer, hidden[:, 0])
         token = sample(logits, writing.keys, writing.step + draft.index, **limits)
         going_on = draft.going_on & ~unsure(logits, entropy)

@@ -161,9 +161,17 @@ def write(cached: Entries, new: Float[Array, "B T K H"], lengths: Int[Array, "B"
 
 
 def attend(
-    query: Float[Array, "B T K G H"], key: Entries, value: Entries, lengths: Int[Array, "B"]
+    query: Float[Array, "B T K G H"],
+    key: Entries,
+    value: Entries,
+    lengths: Int[Array, "B"],
+    seen: int | None = None,
 ) -> Float[Array, "B T K G H"]:
-    """Attention of T new tokens a row, whose entries have been written behind `lengths` others."""
+    """Attention of T new tokens a row, whose entries have been written behind `lengths` others.
+
+    Only the first `seen` slots are read, all of them where it is None; no row has filled more.
+    """
+    key, value = jax.tree.map(lambda x: x[:, :, :seen], (key, value))
     batch, new, heads, group, head_dim = query.shape
     # Products of matrices, one for each row and kv head: keys and values are read as they lie.
     flat = query.transpose(0, 2, 3, 1, 4).reshape(batch, heads, group * new, head_dim)

@@ -136,17 +136,18 @@ def prefill(
 
 
 def extend(
-    model: ServingModel, tokens: Int[Array, "B T"], cache: ServingCache
+    model: ServingModel, tokens: Int[Array, "B T"], cache: ServingCache, seen: int | None = None
 ) -> tuple[Float[Array, "B T D"], ServingCache]:
     """Reads T more tokens of every row: their last hidden states, and the cache with their entries.
 
-    `cache.lengths` stay as they are: how many of the T count is the caller's to say.
+    `cache.lengths` stay as they are: how many of the T count is the caller's to say. Attention
+    reads the first `seen` slots, the new tokens' among them; all slots where it is None.
     """
 
     def mix(query, key, value, index):
         key = write(cache.key[index], key, cache.lengths)
         value = write(cache.value[index], value, cache.lengths)
-        return attend(query, key, value, cache.lengths), (key, value)
+        return attend(query, key, value, cache.lengths, seen), (key, value)
 
     positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
     hidden, key, value = _run(model, tokens, positions, mix)

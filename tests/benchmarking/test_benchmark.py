@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from configs import default
-from overfill_jax.benchmarking import train_step
+from overfill_jax.benchmarking import inference, train_step
 from overfill_jax.benchmarking.benchmark import run, with_settings
 from overfill_jax.benchmarking.train_step import fill, largest_logits
+from overfill_jax.chips import find_chip
 from overfill_jax.errors import InputError
 from overfill_jax.model.size import parameters_by_part
+from overfill_jax.planning.inference import plan_inference
 from overfill_jax.planning.workload import read_workload
 from overfill_jax.weights.hugging_face_config import to_hugging_face
 from tests.builders import CONFIG
@@ -122,6 +124,26 @@ def test_unknown_subjects(config, tmp_path):
         run(config, tmp_path)
 
 
+@pytest.mark.parametrize("refresh", ["none", "every"])
+def test_many_requests_against_one_by_one(config, tmp_path, refresh):
+    config.benchmark.update(
+        subject="engine", prompts=(16,), answers=(8,), repeats=1, requests=5, precision=8
+    )
+    config.engine.update(slots=2, length=24, chunk=8)
+    config.generate.update(dtype="float32", cache="int8", refresh=refresh, refresh_interval=4)
+    run(config, tmp_path)
+    full, both = json.loads((tmp_path / "benchmark/engine.json").read_text())["served"]
+    assert (full["system"], both["system"]) == ("full", "two-stage")
+    for one in (full, both):
+        assert 5 * 4 <= one["tokens"] <= 5 * 8
+        assert one["gain"] == one["alone"] / one["together"]
+        assert len(one["first"]) == 5
+        assert 0 < min(one["first"]) < max(one["first"])
+    config.benchmark.requests = 0
+    with pytest.raises(InputError, match=r"benchmark.requests: found 0"):
+        run(config, tmp_path)
+
+
 def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     config.benchmark.update(
         subject="inference", batches=(1, 2), prompts=(16,), answers=(4, 20), repeats=1
@@ -149,6 +171,28 @@ def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     assert decoder["bytes"] == both["bytes"] < full["bytes"] / 2
     assert (tmp_path / "benchmark/breakdown.png").stat().st_size > 10_000
     assert "over full" in (tmp_path / "benchmark/inference.md").read_text()
+
+
+def test_the_planner_is_put_to_the_test_where_it_knows_the_chip(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "local_chip", lambda: find_chip("h200"))
+    config.benchmark.update(
+        subject="inference", batches=(2,), prompts=(16,), answers=(8,), repeats=1, precision=8
+    )
+    config.benchmark.transformers = False
+    config.generate.update(dtype="bfloat16", cache="int8")
+    config.plan.update(chip="h200", batch=2, prompt=16, answer=8, weights="int8", cache="int8")
+    run(config, tmp_path)
+    found = json.loads((tmp_path / "benchmark/inference.json").read_text())["answers"]
+    workload = read_workload(config, 1)
+    plan = plan_inference(config.plan, workload.full, workload.decoder, find_chip("h200"))
+    for one, name in zip(found, ("full alone", "decoder alone", "two-stage"), strict=True):
+        times = plan.times[name]
+        assert one["planned_first"] == times.first_token
+        assert one["planned_step"] == pytest.approx((times.total - times.first_token) / 7)
+    config.generate.update(dtype="float32")
+    run(config, tmp_path)
+    found = json.loads((tmp_path / "benchmark/inference.json").read_text())["answers"]
+    assert [one["planned_step"] for one in found] == [None] * 3
 
 
 def test_the_pair_under_every_refresh_policy(prepared, tmp_path):

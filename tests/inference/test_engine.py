@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from overfill_jax.errors import InputError
+from overfill_jax.inference import engine as engine_module
 from overfill_jax.inference.compiled import CHUNK, compilations
 from overfill_jax.inference.engine import Engine, QueueFull, Room
 from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import GREEDY, Sampling
+from overfill_jax.pruning.choose import Kept
+from overfill_jax.pruning.cut import cut
 from tests.builders import CONFIG
 from tests.conftest import REPOSITORY
 
@@ -35,8 +39,10 @@ def requests_of(count):
         yield prompt_of(int(rng.integers(1, 36)), row), sampling, int(rng.integers(1, 28))
 
 
-def make_engine(full, decoder, tokenizer=None, first_token="full", room=ROOM, stop_ids=()):
-    return Engine(full, decoder, first_token, stop_ids, tokenizer, "", room)
+def make_engine(
+    full, decoder, tokenizer=None, first_token="full", room=ROOM, stop_ids=(), refresh=None
+):
+    return Engine(full, decoder, first_token, stop_ids, tokenizer, "", room, refresh)
 
 
 def alone(full, decoder, prompt, sampling, most, stop=(), tokenizer=None, **settings):
@@ -70,6 +76,66 @@ def test_one_model_and_integers_in_the_cache(full):
         engine.run()
         expected = [alone(full, full, *one, cache=cache) for one in asked]
         assert [request.answer() for request in found] == expected
+
+
+REFRESHES = {
+    "every 4": Refresh(4),
+    "the full model": Refresh(1),
+    "unsure": Refresh(6, entropy=3.4),
+    "verified": Refresh(5, strictness=1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "first_token"), [*((name, "full") for name in REFRESHES), ("verified", "decoder")]
+)
+def test_refreshed_answers_are_those_of_single_requests(full, decoder, pairs, name, first_token):
+    settings = {"first_token": first_token, "refresh": REFRESHES[name]}
+    engine = make_engine(full, decoder, pairs, **settings, stop_ids=(7, 12))
+    asked = [(p, s, max(most, 6)) for p, s, most in requests_of(6)]
+    found = []
+    for one in asked:
+        found.append(engine.submit(*one))
+        engine.step()
+    engine.run()
+    for request, one in zip(found, asked, strict=True):
+        alone_answer = alone(full, decoder, *one, tokenizer=pairs, stop_ids=(7, 12), **settings)
+        assert request.answer() == alone_answer
+    assert engine.tally.blocks > 6
+    assert (engine.tally.drafted > 0) == (name != "the full model")
+    assert (engine.tally.kept < engine.tally.drafted) == (name == "verified")
+
+
+def test_a_shallow_decoder_is_refreshed_from_a_cache_of_the_full_models_own(full):
+    heads = np.array([[2, 3], [0, 1]])
+    inner = np.arange(20)[None].repeat(2, axis=0)
+    shallow = cut(full, Kept(np.arange(14), inner, np.array([0, 2]), heads[:, :1] // 2, heads))
+    asked = [(p, s, max(most, 4)) for p, s, most in requests_of(6)]
+    for refresh in (Refresh(4), Refresh(3, strictness=1.0)):
+        engine = make_engine(full, shallow, refresh=refresh)
+        found = [engine.submit(*one) for one in asked]
+        engine.run()
+        expected = [alone(full, shallow, *one, refresh=refresh) for one in asked]
+        assert [request.answer() for request in found] == expected
+
+
+@pytest.mark.parametrize("refresh", [None, Refresh(4)])
+def test_only_slots_that_may_be_filled_are_read(full, decoder, monkeypatch, refresh):
+    monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 8)
+    engine = make_engine(full, decoder, room=dataclasses.replace(ROOM, length=100), refresh=refresh)
+    cache = engine._writing.cache
+    # Where anything of it were read, even with a weight of 0, it would spoil the answer.
+    key, value = jax.tree.map(lambda x: x.at[:, :, 64:].set(np.nan), (cache.key, cache.value))
+    spoiled = dataclasses.replace(cache, key=key, value=value)
+    engine._writing = dataclasses.replace(engine._writing, cache=spoiled)
+    asked = [(p, s, max(most, 4)) for p, s, most in requests_of(9)]
+    before = compilations.copy()
+    found = [engine.submit(*one) for one in asked]
+    engine.run()
+    written = compilations - before
+    assert 2 <= written["write_block" if refresh else "write_chunk"] <= 4  # 8 to 64 slots
+    expected = [alone(full, decoder, *one, refresh=refresh) for one in asked]
+    assert [request.answer() for request in found] == expected
 
 
 def test_stop_strings_are_each_requests_own(full, decoder, pairs):
@@ -245,7 +311,7 @@ for writer, first_token, meshes in (
     (shallow, "full", (other, one)),
     (small, "full", (make_mesh(1, 1, 1, devices[:1]), make_mesh(1, 1, 1, devices[1:2]))),
 ):
-    engine = Engine(full, writer, first_token, (), None, "", Room(4, 64, 12, 8), *meshes)
+    engine = Engine(full, writer, first_token, (), None, "", Room(4, 64, 12, 8), None, *meshes)
     compiled.clear()
     found = [engine.submit(*request) for request in asked]
     engine.run()

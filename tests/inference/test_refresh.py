@@ -48,7 +48,7 @@ def test_verified_greedy_answers_are_the_full_models(full, near, prompts, first_
     assert alone != expected
     found, generator = answers_of(full, near, prompts, LOSSLESS, first=first_token)
     assert found == expected
-    assert 0.1 < generator.kept / generator.drafted < 0.9  # both ways were taken
+    assert 0.1 < generator.tally.kept / generator.tally.drafted < 0.9  # both ways were taken
     stops = (expected[0][3], expected[1][10])
     found, _ = answers_of(full, near, prompts, LOSSLESS, stop_ids=stops)
     assert found == answers_of(full, full, prompts, None, stop_ids=stops)[0]
@@ -60,7 +60,7 @@ def test_verified_greedy_answers_are_the_full_models(full, near, prompts, first_
 def test_a_block_of_one_token_is_the_full_model(full, near, prompts, sampling, strictness):
     found, generator = answers_of(full, near, prompts, Refresh(1, math.inf, strictness), sampling)
     assert found == answers_of(full, full, prompts, None, sampling)[0]
-    assert generator.drafted == 0
+    assert generator.tally.drafted == 0
 
 
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
@@ -98,7 +98,7 @@ def test_strictness_is_a_dial(full, near, prompts):
     kept, counted = [], compilations.copy()
     for strictness in (0.0, 0.01, 0.5, 1.0):
         _, generator = answers_of(full, near, prompts, Refresh(5, math.inf, strictness))
-        kept.append(generator.kept / generator.drafted)
+        kept.append(generator.tally.kept / generator.tally.drafted)
     assert kept[0] == 1.0
     assert kept == sorted(kept, reverse=True) and len(set(kept)) == 4
     # With and without verification, whatever its strictness.
@@ -108,11 +108,11 @@ def test_strictness_is_a_dial(full, near, prompts):
 def test_where_the_decoder_is_unsure_the_full_model_writes(full, near, prompts):
     always, generator = answers_of(full, near, prompts, Refresh(5, 1e-9, 0.0))
     assert always == answers_of(full, full, prompts, None)[0]
-    assert generator.drafted == 0
+    assert generator.tally.drafted == 0
     never, generator = answers_of(full, near, prompts, Refresh(5, 100.0, 0.0))
     assert never == answers_of(full, near, prompts, Refresh(5, math.inf, 0.0))[0]
     sometimes, some = answers_of(full, near, prompts, Refresh(5, 0.5, 0.0))
-    assert 0 < some.drafted < generator.drafted
+    assert 0 < some.tally.drafted < generator.tally.drafted
     assert sometimes != never
 
 
@@ -139,7 +139,7 @@ def test_verified_samples_are_distributed_as_the_full_models():
     found = np.zeros((7, 7))
     for answer in answers:
         found[tuple(answer.tokens[1:])] += 1
-    assert 0.2 < generator.kept / generator.drafted < 0.95
+    assert 0.2 < generator.tally.kept / generator.tally.drafted < 0.95
     expected = rows * chance_of_second_and_third(full, prompt, sampling)
     assert not found[expected == 0].any()
     likely = expected > 5
@@ -247,7 +247,7 @@ def test_the_full_model_reads_on_in_a_cache_of_its_own(full, shallow, prompts, f
     expected, _ = answers_of(full, full, prompts, None)
     found, generator = answers_of(full, shallow, prompts, LOSSLESS, first=first_token)
     assert found == expected
-    assert generator.drafted
+    assert generator.tally.drafted
     found, _ = answers_of(full, shallow, prompts, Refresh(1), first=first_token)
     assert found == expected
     # Its own cache is never rounded, whatever the decoder's is kept in.
