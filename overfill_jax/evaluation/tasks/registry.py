@@ -3,10 +3,21 @@
 import difflib
 
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.tasks import gsm8k
+from overfill_jax.evaluation.tasks import choice, cruxeval, gsm8k, mathematics, nq_open
 from overfill_jax.evaluation.tasks.question import Benchmark
 
-BENCHMARKS: dict[str, Benchmark] = {found.name: found for found in (gsm8k.GSM8K,)}
+BENCHMARKS: dict[str, Benchmark] = {
+    found.name: found
+    for found in (
+        gsm8k.GSM8K,
+        choice.ARC,
+        choice.MMLU,
+        choice.MMLU_REDUX,
+        mathematics.MATH,
+        nq_open.NQ_OPEN,
+        cruxeval.CRUXEVAL,
+    )
+}
 
 
 def find_benchmark(name: str) -> Benchmark:
