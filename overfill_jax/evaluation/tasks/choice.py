@@ -99,28 +99,38 @@ def read(path: Path, shots: int, wording: Wording) -> list[Question]:
       InputError: a malformed row; no file of development questions, or too few of them.
     """
     rows = _read_choices(path, wording)
-    development = path.with_name(path.name.replace("test", "dev"))
-    before = collections.defaultdict(list)
-    if shots:
-        if development == path:
-            raise InputError(f"{path}: found no 'test' in its name, expected it for score.shots")
-        for _, row in _read_choices(development, wording):
-            before[row.get("subject", "")].append(row)
+    examples = _examples(path, wording) if shots else {}
     questions = []
     for number, row in rows:
         subject = row.get("subject", "")
-        if len(before[subject]) < shots:
+        messages = [m for turns in examples.get(subject, ())[:shots] for m in turns]
+        if len(messages) < 2 * shots:
             raise InputError(
-                f"{development}: found {len(before[subject])} rows of subject {subject!r}, "
+                f"{_development(path)}: found {len(messages) // 2} rows of subject {subject!r}, "
                 f"expected {shots} for score.shots"
             )
-        messages = [m for shot in before[subject][:shots] for m in _shot(shot, wording)]
         messages.append(ask(_posed(row, wording)))
         if wording.system:
             plain = re.sub("[-_]", " ", subject)
             messages.insert(0, {"role": "system", "content": wording.system.format(subject=plain)})
         questions.append(Question(f"{number}", messages, _letter(row), wording.prefix, subject))
     return questions
+
+
+def _development(path: Path) -> Path:
+    return path.with_name(path.name.replace("test", "dev"))
+
+
+def _examples(path: Path, wording: Wording) -> dict[str, list[list[dict[str, str]]]]:
+    """The shots of every subject, each two turns."""
+    development = _development(path)
+    if development == path:
+        raise InputError(f"{path}: found no 'test' in its name, expected it for score.shots")
+    found = collections.defaultdict(list)
+    for _, row in _read_choices(development, wording):
+        told = wording.told.format(letter=_letter(row))
+        found[row.get("subject", "")].append(turn(_posed(row, wording), told))
+    return found
 
 
 def verdict(question: Question, answer: str) -> dict[str, float]:
@@ -162,10 +172,6 @@ def _posed(row: Mapping, wording: Wording) -> str:
     choices = "".join(f"{wording.lines}{letter}. {choice}" for letter, choice in shown)
     head = wording.head.replace("{question}", row["question"].strip())
     return f"{head}{choices}{wording.tail}"
-
-
-def _shot(row: Mapping, wording: Wording) -> list[dict[str, str]]:
-    return turn(_posed(row, wording), wording.told.format(letter=_letter(row)))
 
 
 def _letter(row: Mapping) -> str:
