@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 
 @dataclasses.dataclass(frozen=True)
 class Question:
@@ -26,6 +29,19 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
+class Whole:
+    """A metric of all answers together that is no mean of marks, such as BLEU.
+
+    Attributes:
+      count: what an answer adds, as many numbers for every question.
+      score: the metric, from the sums of these.
+    """
+
+    count: Callable[[Question, str], Sequence[float]]
+    score: Callable[[Float[np.ndarray, "K"]], float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Benchmark:
     """One benchmark of the registry.
 
@@ -33,13 +49,13 @@ class Benchmark:
       name: what `score.task` calls it.
       read: the questions of a file, each with so many shots before it.
       verdict: the marks of an answer, each from 0 to 1 under the name of its metric, the same
-        metrics for every question; the first is the one that is compared. An empty answer is
-        judged like any other.
+        metrics for every question; the first is the one that is compared. None where the benchmark
+        has only metrics of all answers together. An empty answer is judged like any other.
       shots: examples before each question, in the published protocol.
       max_new_tokens: an answer is cut there.
       stop: strings that end an answer, which they are no part of.
-      whole: metrics of all answers together that are no mean of marks, such as BLEU, by name;
-        where there are any, the first is the one that is compared.
+      whole: metrics of all answers together, by name; the first is the one that is compared where
+        there are no marks.
     """
 
     name: str
@@ -48,9 +64,7 @@ class Benchmark:
     shots: int
     max_new_tokens: int
     stop: tuple[str, ...] = ()
-    whole: Mapping[str, Callable[[Sequence[Question], Sequence[str]], float]] = dataclasses.field(
-        default_factory=dict
-    )
+    whole: Mapping[str, Whole] = dataclasses.field(default_factory=dict)
 
 
 def turn(question: str, answer: str) -> list[dict[str, str]]:
