@@ -5,11 +5,11 @@ answers are equal is math-verify's to say: it finds the last boxed or final one,
 it stands for, as LaTeX or as a number.
 """
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation.tasks.optional import require
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, ask, turn
 from overfill_jax.evaluation.tasks.rows import check_shots, read_rows
 
@@ -90,13 +90,7 @@ def verdict(question: Question, answer: str) -> dict[str, float]:
 
 
 def _library() -> ModuleType:
-    try:
-        return importlib.import_module("math_verify")
-    except ImportError as error:
-        raise InputError(
-            "task math: found no math-verify, expected it installed "
-            "(pip install 'overfill_jax[evaluation]')"
-        ) from error
+    return require("math_verify", "math-verify", "math")
 
 
 MATH = Benchmark(

@@ -3,7 +3,15 @@
 import difflib
 
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.tasks import choice, cruxeval, gsm8k, mathematics, nq_open
+from overfill_jax.evaluation.tasks import (
+    choice,
+    cruxeval,
+    gsm8k,
+    ifeval,
+    mathematics,
+    nq_open,
+    wmt16,
+)
 from overfill_jax.evaluation.tasks.question import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -14,6 +22,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         choice.MMLU,
         choice.MMLU_REDUX,
         mathematics.MATH,
+        wmt16.WMT16,
+        ifeval.IFEVAL,
         nq_open.NQ_OPEN,
         cruxeval.CRUXEVAL,
     )
