@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
 RESAMPLES = 1000
 _SEED = 0  # the same rows give the same interval
@@ -11,7 +11,7 @@ _TAILS = (0.025, 0.975)
 
 
 def interval(
-    counts: Float[np.ndarray, "rows K"], score: Callable[[Float[np.ndarray, "K"]], float]
+    counts: Num[np.ndarray, "rows K"], score: Callable[[Num[np.ndarray, "K"]], float]
 ) -> tuple[float, float]:
     """The 95 % percentile interval of `score(counts.sum(axis=0))` over as many rows, drawn anew.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.tasks.instructions import INSTRUCTIONS, read_arguments
@@ -90,7 +90,7 @@ def _count_loose(question: Question, answer: str) -> tuple[int, int]:
     return sum(follows_loosely(question, answer)), len(question.gold)
 
 
-def _share(followed_of_all: Float[np.ndarray, "2"]) -> float:
+def _share(followed_of_all: Num[np.ndarray, "2"]) -> float:
     followed, instructions = followed_of_all
     return float(followed / instructions)
 

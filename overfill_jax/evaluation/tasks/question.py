@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Whole:
       score: the metric, from the sums of these.
     """
 
-    count: Callable[[Question, str], Sequence[float]]
-    score: Callable[[Float[np.ndarray, "K"]], float]
+    count: Callable[[Question, str], Sequence[int]]
+    score: Callable[[Num[np.ndarray, "K"]], float]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.tasks.optional import require
@@ -87,13 +87,13 @@ def verdict(question: Question, answer: str) -> dict[str, float]:
     return {}
 
 
-def count_ngrams(question: Question, answer: str) -> list[float]:
+def count_ngrams(question: Question, answer: str) -> list[int]:
     """N-grams of the answer that are the reference's too, all of them, and both lengths."""
     found = _metric().sentence_score(answer, [question.gold])
     return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
 
-def bleu(sums: Float[np.ndarray, "10"]) -> float:
+def bleu(sums: Num[np.ndarray, "10"]) -> float:
     """Corpus BLEU, 0 to 100, of what `count_ngrams` gives, summed over all answers."""
     *counts, answers, references = (int(number) for number in sums)
     matching, total = counts[:_ORDERS], counts[_ORDERS:]
