@@ -47,9 +47,10 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     Raises:
       InputError: see `read`.
     """
+    german = _lines(path)
     if path.suffix != SOURCE:
-        raise InputError(f"{path}: found no German text, expected a file whose name ends in .de")
-    german, english = _lines(path), _lines(path.with_suffix(TARGET))
+        raise InputError(f"{path}: found another text, expected German, a name that ends in .de")
+    english = _lines(path.with_suffix(TARGET))
     if len(german) != len(english):
         raise InputError(
             f"{path.with_suffix(TARGET)}: found {len(english)} lines, expected {len(german)}, as "

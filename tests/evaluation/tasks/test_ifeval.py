@@ -16,6 +16,9 @@ from overfill_jax.evaluation.tasks.ifeval import (
 from overfill_jax.evaluation.tasks.instructions import INSTRUCTIONS
 from overfill_jax.evaluation.tasks.question import Question
 
+for package in ("langdetect", "nltk", "punkt"):
+    pytest.importorskip(package)
+
 QUOTED = ("startend:quotation", {})
 NO_COMMA = ("punctuation:no_comma", {})
 JSON = ("detectable_format:json_format", {})

@@ -8,6 +8,9 @@ from overfill_jax.evaluation.tasks.instructions import INSTRUCTIONS, read_argume
 from overfill_jax.evaluation.tasks.question import Question
 from tests.evaluation.tasks.instruction_answers import GROUPS
 
+for package in ("langdetect", "nltk", "punkt"):
+    pytest.importorskip(package)
+
 CASES = [
     pytest.param(name, arguments, answer, right, id=f"{name}-{answer[:20]!r}-{right}")
     for name, arguments, follow, fail in itertools.chain(*GROUPS)

@@ -5,6 +5,12 @@ from overfill_jax.evaluation.tasks.registry import BENCHMARKS, find_benchmark
 from overfill_jax.evaluation.tasks.rows import read_rows
 
 FIELDS = {"question": str, "answer": int}
+# Of the extra `evaluation`, by task.
+PACKAGES = {
+    "math": ("math_verify",),
+    "ifeval": ("langdetect", "nltk", "punkt"),
+    "wmt16": ("sacrebleu",),
+}
 
 
 @pytest.mark.parametrize(
@@ -38,8 +44,8 @@ def test_an_empty_file_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_missing_file_is_refused(tmp_path, name):
-    if name == "math":
-        pytest.importorskip("math_verify")
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package)
     with pytest.raises(InputError, match=r"none.jsonl: cannot be read \(No such file"):
         BENCHMARKS[name].read(tmp_path / "none.jsonl", 0)
 
