@@ -14,7 +14,7 @@ def require(module: str, package: str, task: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise InputError(
             f"task {task}: found no {package}, expected it installed "
             "(pip install 'overfill_jax[evaluation]')"
