@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import ml_collections
 
-from overfill_jax.data.chat import load_template
+from overfill_jax.data.chat import ChatTemplate, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.systems import (
@@ -34,11 +34,13 @@ class Asked:
     Attributes:
       text: the prompt with everything that the chat template adds.
       tokens: the same.
+      choices: the tokens of the question's choices, behind the prompt.
     """
 
     question: Question
     text: str
     tokens: list[int]
+    choices: list[list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +103,8 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
     tokenizer, template = load_tokenizer(folder), load_template(folder)
     check_vocabulary(tokenizer, load_config(folder).vocab_size, str(folder))
     shots = benchmark.shots if c.shots == -1 else c.shots
-    asked = []
-    for question in benchmark.read(Path(c.source), shots)[: c.limit or None]:
-        text = template.render(question.messages, add_generation_prompt=True) + question.prefix
-        asked.append(Asked(question, text, tokenizer.encode(text)))
+    questions = benchmark.read(Path(c.source), shots)[: c.limit or None]
+    asked = [_encoded(question, tokenizer, template) for question in questions]
     return Exam(
         benchmark=benchmark,
         asked=asked,
@@ -115,6 +115,16 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
         batch_size=c.batch_size,
         dtype=c.dtype,
     )
+
+
+def _encoded(question: Question, tokenizer: Tokenizer, template: ChatTemplate) -> Asked:
+    text = template.render(question.messages, add_generation_prompt=True) + question.prefix
+    tokens = tokenizer.encode(text)
+    # Encoded with the prompt, as the models would have written them.
+    choices = [tokenizer.encode(text + choice)[len(tokens) :] for choice in question.choices]
+    if not all(choices):
+        raise InputError(f"question {question.id}: found a choice that adds no token to the prompt")
+    return Asked(question, text, tokens, choices)
 
 
 def choose_systems(names: Sequence[str], workdir: Path, first_token: str) -> list[System]:
@@ -155,4 +165,5 @@ def check_prompts(exam: Exam, systems: Sequence[System], source: str, workdir: P
         shape = load_config(workdir / folder)
         for asked in exam.asked:
             name = f"{source}, question {asked.question.id}, for {folder}"
-            check_prompt(asked.tokens, exam.max_new_tokens, shape, name)
+            room = max(map(len, asked.choices), default=exam.max_new_tokens)
+            check_prompt(asked.tokens, room, shape, name)

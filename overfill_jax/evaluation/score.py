@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from overfill_jax import files
 from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.exam import Asked, Exam, check_prompts, choose_systems, load_exam
+from overfill_jax.evaluation.ranking import rank
 from overfill_jax.evaluation.scores import Score, as_lines, as_report, score_of
 from overfill_jax.evaluation.systems import System, swap_models
 from overfill_jax.inference.answers import Answer
@@ -47,7 +48,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         left = [asked for asked in exam.asked if asked.question.id not in log.rows]
         if left:
             swap_models(models, system, workdir, exam.dtype)
-            answer_all(system, models, exam, left, log)
+            ask = rank_all if left[0].question.choices else answer_all
+            ask(system, models, exam, left, log)
         scores.append(judge(system, exam, log))
         save(scores[-1], exam.settings(system, workdir), folder)
     files.write_text(folder / "scores.md", as_report(exam.benchmark.name, scores))
@@ -95,18 +97,31 @@ def answer_all(
     )  # fmt: skip
 
 
-def row_of(asked: Asked, answer: Answer, exam: Exam) -> dict[str, Any]:
-    """The line of an answer."""
+def rank_all(
+    system: System, models: dict[str, Model], exam: Exam, left: Sequence[Asked], log: AnswerLog
+) -> None:
+    """The likelihoods of the choices of the questions that are left."""
+    reader, writer = models[system.reader], models[system.writer]
+    ranked = rank(reader, writer, left, exam.first_token, exam.batch_size)
+    title = f"{exam.benchmark.name}, {system.title}"
+    for asked, likelihoods in tqdm(ranked, title, len(left), unit=" questions"):
+        log.append(row_of(asked, likelihoods, exam))
+
+
+def row_of(asked: Asked, answer: Answer | list[float], exam: Exam) -> dict[str, Any]:
+    """The line of an answer, or of the log-likelihoods of a question's choices."""
     question = asked.question
+    found: dict[str, Any] = {"answer": answer}
+    if isinstance(answer, Answer):
+        tokens = len(answer.tokens)
+        found = {"answer": answer.text, "tokens": tokens, "ended": answer.reason}
     return {
         "id": question.id,
         "group": question.group,
         "prompt": asked.text,
         "gold": question.gold,
-        "answer": answer.text,
-        "tokens": len(answer.tokens),
-        "ended": answer.reason,
-        "marks": exam.benchmark.verdict(question, answer.text),
+        **found,
+        "marks": exam.benchmark.verdict(question, found["answer"]),
     }
 
 
@@ -122,7 +137,7 @@ def judge(system: System, exam: Exam, log: AnswerLog) -> Score:
     questions = [asked.question for asked in exam.asked]
     rows = log.chosen([question.id for question in questions])
     found = score_of(system, exam.benchmark, questions, rows)
-    if found.empty == found.questions:
+    if found.lengths and found.lengths.empty == found.questions:
         logging.warning("%s: all %d answers are empty", system.title, found.questions)
     return found
 

@@ -23,6 +23,23 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lengths:
+    """How long the answers of a system are: pruned decoders drift in it, which metrics hide.
+
+    Attributes:
+      mean, median, most: tokens of an answer.
+      empty: answers without text.
+      cut: answers that were cut at their limit.
+    """
+
+    mean: float
+    median: float
+    most: int
+    empty: int
+    cut: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """One system on all questions of a benchmark.
 
@@ -30,18 +47,14 @@ class Score:
       metrics: by name, the one that is compared first.
       groups: the first of the marks within each group of questions; empty where there is one group.
       questions: how many were asked.
-      tokens: of an answer: the mean, the median and the most.
-      empty: answers without text.
-      cut: answers that were cut at their limit.
+      lengths: None where choices were ranked.
     """
 
     system: System
     metrics: dict[str, Estimate]
     groups: dict[str, Estimate]
     questions: int
-    tokens: dict[str, float]
-    empty: int
-    cut: int
+    lengths: Lengths | None
 
 
 def score_of(
@@ -54,17 +67,17 @@ def score_of(
     metrics = {name: _mean([row["marks"][name] for row in rows]) for name in rows[0]["marks"]}
     for name, whole in benchmark.whole.items():
         metrics[name] = _of_all(whole, questions, [row["answer"] for row in rows])
+    groups = _by_group(questions, rows)
+    lengths = _lengths(rows) if "tokens" in rows[0] else None
+    return Score(system, metrics, groups, len(rows), lengths)
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> Lengths:
     tokens = np.array([row["tokens"] for row in rows])
-    return Score(
-        system=system,
-        metrics=metrics,
-        groups=_by_group(questions, rows),
-        questions=len(rows),
-        tokens={
-            "mean": float(tokens.mean()),
-            "median": float(np.median(tokens)),
-            "most": float(tokens.max()),
-        },
+    return Lengths(
+        mean=float(tokens.mean()),
+        median=float(np.median(tokens)),
+        most=int(tokens.max()),
         empty=sum(not row["answer"].strip() for row in rows),
         cut=sum(row["ended"] == "length" for row in rows),
     )
@@ -97,20 +110,26 @@ def _by_group(
 def table(scores: Sequence[Score]) -> list[list[str]]:
     """Cells of the table, its header first: a row for each system."""
     names = list(scores[0].metrics)
-    header = ["system", *names, "tokens", "median", "most", "empty", "cut", "questions"]
-    return [header] + [
+    lengths = ["tokens", "median", "most", "empty", "cut"] if scores[0].lengths else []
+    return [["system", *names, *lengths, "questions"]] + [
         [
             score.system.title,
             *(_shown(score.metrics[name]) for name in names),
-            f"{score.tokens['mean']:.1f}",
-            f"{score.tokens['median']:.0f}",
-            f"{score.tokens['most']:.0f}",
-            f"{score.empty}",
-            f"{score.cut}",
+            *_cells(score.lengths),
             f"{score.questions}",
         ]
         for score in scores
     ]
+
+
+def _cells(lengths: Lengths | None) -> list[str]:
+    if lengths is None:
+        return []
+    found = lengths
+    return [
+        f"{found.mean:.1f}", f"{found.median:.0f}", f"{found.most}", f"{found.empty}",
+        f"{found.cut}",
+    ]  # fmt: skip
 
 
 def _shown(found: Estimate) -> str:

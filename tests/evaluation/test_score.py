@@ -131,8 +131,8 @@ def test_the_score_sums_up_the_lines(config, workdir, capsys):
     for metric in metrics.values():
         assert metric["low"] <= metric["value"] <= metric["high"]
     assert found["groups"].keys() == {"so", "1 "}
-    assert found["tokens"]["most"] == max(row["tokens"] for row in rows)
-    assert found["cut"] == sum(row["ended"] == "length" for row in rows)
+    assert found["lengths"]["most"] == max(row["tokens"] for row in rows)
+    assert found["lengths"]["cut"] == sum(row["ended"] == "length" for row in rows)
     assert found["settings"]["reader"] == load_fingerprint(workdir / "full")
     told = capsys.readouterr().out
     table = (workdir / "scores" / "tiny" / "scores.md").read_text()
@@ -269,8 +269,8 @@ def test_answers_that_reach_the_limit_are_counted(config, workdir):
     config.score.max_new_tokens = 1
     score.run(config, workdir)
     found, rows = result(workdir, "full"), lines(workdir, "full")
-    assert found["tokens"]["most"] <= 1
-    assert found["cut"] == sum(row["ended"] == "length" for row in rows) > 0
+    assert found["lengths"]["most"] <= 1
+    assert found["lengths"]["cut"] == sum(row["ended"] == "length" for row in rows) > 0
 
 
 class AllStop:
@@ -292,7 +292,7 @@ def test_a_model_that_writes_nothing_is_told_and_counted(config, workdir, monkey
         score.run(config, workdir)
     assert "full: all 7 answers are empty" in caplog.text
     found = result(workdir, "full")
-    assert (found["empty"], found["cut"], found["tokens"]["most"]) == (7, 0, 0)
+    assert tuple(found["lengths"][name] for name in ("empty", "cut", "most")) == (7, 0, 0)
     assert found["metrics"]["share"]["value"] == 0
 
 
@@ -345,6 +345,53 @@ def test_a_system_of_another_full_model_is_refused(config, workdir, models):
         score.run(config, workdir)
     config.score.systems = (FULL.name,)
     score.run(config, workdir)
+
+
+RANKED = Benchmark(
+    name="ranked",
+    read=lambda path, shots: [
+        dataclasses.replace(question, gold=0, choices=(" a", " b c", " d e"), group="")
+        for question in read(path, shots)
+    ],
+    verdict=lambda question, found: {"acc": float(np.argmax(found) == question.gold)},
+    shots=0,
+    max_new_tokens=1,
+)
+
+
+def test_choices_are_ranked_and_a_stopped_run_goes_on(config, workdir, monkeypatch):
+    monkeypatch.setitem(registry.BENCHMARKS, "ranked", RANKED)
+    config.score.task = "ranked"
+    score.run(config, workdir)
+    path = workdir / "scores" / "ranked" / "full.jsonl"
+    rows = {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
+    assert len(rows) == QUESTIONS
+    for row in rows.values():
+        assert len(row["answer"]) == 3
+        assert row["marks"] == {"acc": float(np.argmax(row["answer"]) == 0)}
+    found = json.loads(path.with_suffix(".json").read_text())
+    assert found["lengths"] is None
+    assert found["metrics"]["acc"]["value"] == np.mean([r["marks"]["acc"] for r in rows.values()])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    score.run(config, workdir)
+    again = {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
+    assert again.keys() == rows.keys()
+    for name, row in rows.items():
+        np.testing.assert_allclose(again[name]["answer"], row["answer"], atol=1e-4)
+
+
+def test_a_choice_beyond_the_models_limit_is_refused(config, workdir, monkeypatch):
+    long = dataclasses.replace(
+        RANKED,
+        read=lambda path, shots: [
+            dataclasses.replace(question, choices=(" a", " b c" * 300))
+            for question in read(path, shots)
+        ],
+    )
+    monkeypatch.setitem(registry.BENCHMARKS, "ranked", long)
+    config.score.task = "ranked"
+    with pytest.raises(InputError, match=r"question 1, for full: .* the model's limit is 256"):
+        score.run(config, workdir)
 
 
 def test_without_names_all_that_fit_are_scored(config, workdir):

@@ -1,8 +1,9 @@
-"""Questions with lettered choices: ARC-challenge, MMLU and MMLU-Redux, answered by a letter.
+"""Questions with choices: ARC-challenge, MMLU and MMLU-Redux, answered by a letter or ranked.
 
-The harness's arc_challenge_chat, mmlu_llama and mmlu_redux_*_generative (Clark et al., arXiv
-1803.05457; Hendrycks et al., 2009.03300; Gema et al., 2406.04127). Shots are the first rows of the
-file of development questions beside the given one, which has `dev` in its name for `test`.
+The harness's arc_challenge_chat, mmlu_llama and mmlu_redux_*_generative, and of its tasks that rank
+the choices by their likelihoods, arc_challenge and mmlu (Clark et al., arXiv 1803.05457; Hendrycks
+et al., 2009.03300; Gema et al., 2406.04127). Shots are the first rows of the file of development
+questions beside the given one, which has `dev` in its name for `test`.
 """
 
 import collections
@@ -10,9 +11,11 @@ import dataclasses
 import functools
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, ask, turn
@@ -32,7 +35,9 @@ class Wording:
       system: the system message, with `{subject}`; '' for none.
       head, lines, tail: before the choices, between them, and behind them.
       prefix: how the answer is made to begin.
-      told: the answer of a shot, with `{letter}`.
+      told: the answer of a shot, with `{letter}` or `{text}`.
+      ranked: what is ranked, the choices' letters or, unlisted in the question, their texts; ''
+        where an answer is written.
     """
 
     fields: Mapping[str, type]
@@ -43,6 +48,7 @@ class Wording:
     tail: str
     prefix: str
     told: str
+    ranked: Literal["", "letters", "texts"] = ""
 
 
 _FIELDS = {"question": str, "choices": list, "answer": int}
@@ -87,6 +93,28 @@ REDUX_WORDING = Wording(
     prefix="",
     told="{letter}",
 )
+ARC_RANKED_WORDING = Wording(
+    fields=_FIELDS,
+    sizes=(3, 4, 5),
+    system="",
+    head="Question: {question}",
+    lines="",
+    tail="\nAnswer:",
+    prefix="",
+    told="{text}",
+    ranked="texts",
+)
+MMLU_RANKED_WORDING = Wording(
+    fields=_FIELDS_OF_SUBJECTS,
+    sizes=(4,),
+    system=REDUX_WORDING.system,
+    head="{question}",
+    lines="\n",
+    tail="\nAnswer:",
+    prefix="",
+    told="{letter}",
+    ranked="letters",
+)
 
 
 def read(path: Path, shots: int, wording: Wording) -> list[Question]:
@@ -113,7 +141,9 @@ def read(path: Path, shots: int, wording: Wording) -> list[Question]:
         if wording.system:
             plain = re.sub("[-_]", " ", subject)
             messages.insert(0, {"role": "system", "content": wording.system.format(subject=plain)})
-        questions.append(Question(f"{number}", messages, _letter(row), wording.prefix, subject))
+        choices = _choices(row, wording)
+        gold = row["answer"] if choices else _letter(row)
+        questions.append(Question(f"{number}", messages, gold, wording.prefix, subject, choices))
     return questions
 
 
@@ -128,7 +158,7 @@ def _examples(path: Path, wording: Wording) -> dict[str, list[list[dict[str, str
         raise InputError(f"{path}: found no 'test' in its name, expected it for score.shots")
     found = collections.defaultdict(list)
     for _, row in _read_choices(development, wording):
-        told = wording.told.format(letter=_letter(row))
+        told = wording.told.format(letter=_letter(row), text=row["choices"][row["answer"]])
         found[row.get("subject", "")].append(turn(_posed(row, wording), told))
     return found
 
@@ -143,6 +173,26 @@ def verdict_redux(question: Question, answer: str) -> dict[str, float]:
     """Whether the first capital A, B, C or D of the answer is the letter."""
     found = re.search("[ABCD]", answer)
     return {"exact_match": float(found is not None and found.group() == question.gold)}
+
+
+def verdict_ranked(question: Question, log_likelihoods: Sequence[float]) -> dict[str, float]:
+    """Whether the likeliest choice is the right one."""
+    return {"acc": float(np.argmax(log_likelihoods) == question.gold)}
+
+
+def verdict_ranked_texts(question: Question, log_likelihoods: Sequence[float]) -> dict[str, float]:
+    """The same, and with the log-likelihoods divided by the texts' lengths in characters."""
+    lengths = [len(choice.strip()) for choice in question.choices]
+    each = np.divide(log_likelihoods, lengths)
+    return verdict_ranked(question, log_likelihoods) | {
+        "acc_norm": float(np.argmax(each) == question.gold)
+    }
+
+
+def _choices(row: Mapping, wording: Wording) -> tuple[str, ...]:
+    """As continuations of the prompt."""
+    found = {"": (), "letters": LETTERS[: len(row["choices"])], "texts": row["choices"]}
+    return tuple(f" {choice}" for choice in found[wording.ranked])
 
 
 def _read_choices(path: Path, wording: Wording) -> list[tuple[int, dict[str, Any]]]:
@@ -168,7 +218,7 @@ def _read_choices(path: Path, wording: Wording) -> list[tuple[int, dict[str, Any
 
 def _posed(row: Mapping, wording: Wording) -> str:
     """The question with its first four choices: a fifth is not shown, as in the harness."""
-    shown = zip("ABCD", row["choices"], strict=False)
+    shown = zip("ABCD", row["choices"] if wording.lines else (), strict=False)
     choices = "".join(f"{wording.lines}{letter}. {choice}" for letter, choice in shown)
     head = wording.head.replace("{question}", row["question"].strip())
     return f"{head}{choices}{wording.tail}"
@@ -201,4 +251,18 @@ MMLU_REDUX = Benchmark(
     shots=4,
     max_new_tokens=256,
     stop=("</s>",),
+)
+ARC_RANKED = Benchmark(
+    name="arc_challenge_likelihood",
+    read=functools.partial(read, wording=ARC_RANKED_WORDING),
+    verdict=verdict_ranked_texts,
+    shots=0,
+    max_new_tokens=1,
+)
+MMLU_RANKED = Benchmark(
+    name="mmlu_likelihood",
+    read=functools.partial(read, wording=MMLU_RANKED_WORDING),
+    verdict=verdict_ranked,
+    shots=4,
+    max_new_tokens=1,
 )

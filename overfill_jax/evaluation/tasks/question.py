@@ -18,6 +18,8 @@ class Question:
       messages: the conversation up to the answer that is asked for; earlier turns are the shots.
       gold: what its benchmark judges an answer by.
       prefix: how the answer is made to begin; the model goes on from there.
+      choices: where one of these is the answer and none is written: the system's likelihoods of
+        them, as continuations of the prompt, are what is judged.
       group: subject or kind, by which results are told apart; '' for none.
     """
 
@@ -26,6 +28,7 @@ class Question:
     gold: Any
     prefix: str = ""
     group: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Benchmark:
       name: what `score.task` calls it.
       read: the questions of a file, each with so many shots before it.
       verdict: the marks of an answer, each from 0 to 1 under the name of its metric, the same
-        metrics for every question; the first is the one that is compared. None where the benchmark
+        metrics for every question; the first is the one that is compared. An answer is a text, or
+        of questions with choices the log-likelihoods of these. None where the benchmark
         has only metrics of all answers together. An empty answer is judged like any other.
       shots: examples before each question, in the published protocol.
       max_new_tokens: an answer is cut there.
@@ -60,7 +64,7 @@ class Benchmark:
 
     name: str
     read: Callable[[Path, int], list[Question]]
-    verdict: Callable[[Question, str], dict[str, float]]
+    verdict: Callable[[Question, Any], dict[str, float]]
     shots: int
     max_new_tokens: int
     stop: tuple[str, ...] = ()

@@ -21,6 +21,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         choice.ARC,
         choice.MMLU,
         choice.MMLU_REDUX,
+        choice.ARC_RANKED,
+        choice.MMLU_RANKED,
         mathematics.MATH,
         wmt16.WMT16,
         ifeval.IFEVAL,

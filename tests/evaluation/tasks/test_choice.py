@@ -1,7 +1,7 @@
 import pytest
 
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.tasks.choice import ARC, MMLU, MMLU_REDUX
+from overfill_jax.evaluation.tasks.choice import ARC, ARC_RANKED, MMLU, MMLU_RANKED, MMLU_REDUX
 from overfill_jax.evaluation.tasks.question import Question
 from tests.evaluation.tasks.files import write_rows
 
@@ -106,6 +106,44 @@ def test_shots_need_a_file_of_them(tmp_path):
         MMLU.read(write_rows(tmp_path, TEST, "test.jsonl"), 1)
     with pytest.raises(InputError, match="found no 'test' in its name"):
         MMLU.read(write_rows(tmp_path, TEST, "rows.jsonl"), 1)
+
+
+# Log-likelihoods of "no", "perhaps" and "yes, it is", which is right, and what is.
+RANKINGS = [
+    ((-3.0, -2.0, -1.0), True, True),
+    ((-1.0, -2.0, -3.0), False, False),  # -0.5, -0.286 and -0.3 a character
+    ((-1.0, -2.0, -2.8), False, True),
+    ((-1.0, -1.0, -1.0), False, True),
+    ((-1.0, -2.0, -0.9), True, True),
+    ((-0.1, -9.0, -1.0), False, False),
+    ((-9.0, -0.1, -1.0), False, False),
+    ((-1.0, -1.0, -0.99), True, True),
+    ((-100.0, -200.0, -300.0), False, False),
+    ((-100.0, -200.0, -280.0), False, True),
+]
+
+
+@pytest.mark.parametrize(("found", "likeliest", "by_length"), RANKINGS)
+def test_rankings(found, likeliest, by_length):
+    question = Question("1", [], 2, choices=(" no", " perhaps", " yes, it is"))
+    assert ARC_RANKED.verdict(question, found) == {"acc": likeliest, "acc_norm": by_length}
+    assert MMLU_RANKED.verdict(question, found) == {"acc": likeliest}
+
+
+def test_ranked_choices_are_letters_or_texts(files):
+    (first, _) = MMLU_RANKED.read(files, 1)
+    assert first.choices == (" A", " B", " C", " D")
+    assert (first.gold, first.prefix) == (3, "")
+    assert first.messages[0]["content"].endswith("about logic.\n\n")
+    assert first.messages[2]["content"] == "A"
+    assert first.messages[3]["content"] == "Who?\nA. I\nB. you\nC. we\nD. {x}\nAnswer:"
+    (first, _) = ARC_RANKED.read(files, 1)
+    assert first.choices == (" I", " you", " we", " {x}")
+    assert [m["content"] for m in first.messages] == [
+        "Question: Dev 1?\nAnswer:",
+        "a",
+        "Question: Who?\nAnswer:",
+    ]
 
 
 def test_redux_leaves_out_what_its_authors_found_wrong(tmp_path):
