@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.generate = _generate()
     config.engine = _engine()
     config.evaluate = _evaluate()
+    config.score = _score()
     config.export = _export()
     return config.lock()
 
@@ -254,6 +255,21 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate.dtype = "float32"
     evaluate.samples = 3  # answers shown in the report
     return evaluate
+
+
+def _score() -> ml_collections.ConfigDict:
+    """A published benchmark, asked of the systems in the workdir."""
+    score = ml_collections.ConfigDict()
+    score.task = ""  # gsm8k, arc_challenge, mmlu, mmlu_redux, math, nq_open, cruxeval
+    score.source = ""  # its JSONL file
+    score.systems = ()  # such as "full", "two_stage", "decoder_alone"; (): all there are
+    score.shots = -1  # examples before each question; -1: as the task's protocol has it
+    score.limit = 0  # the first questions of the file; 0: all
+    score.max_new_tokens = 0  # an answer is cut there; 0: as the task's protocol has it
+    score.first_token = "full"  # of two-stage systems; as they were trained
+    score.batch_size = 32  # answers written at once
+    score.dtype = "bfloat16"
+    return score
 
 
 def _export() -> ml_collections.ConfigDict:

@@ -25,6 +25,7 @@ STAGES = {
     "generate": "overfill_jax.inference.generate",
     "chat": "overfill_jax.inference.chat",
     "evaluate": "overfill_jax.evaluation.evaluate",
+    "score": "overfill_jax.evaluation.score",
     "export": "overfill_jax.weights.export",
 }
 

@@ -20,11 +20,11 @@ from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
 from overfill_jax.evaluation.answer_loss import answer_loss
 from overfill_jax.evaluation.results import Result, Verdict
 from overfill_jax.evaluation.systems import (
-    FULL,
     System,
     choose_fitting,
     find_systems,
     missing_folders,
+    swap_models,
 )
 from overfill_jax.evaluation.task import Task, load_task
 from overfill_jax.inference.answers import Answer
@@ -33,7 +33,7 @@ from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
 from overfill_jax.model.transformer import Model
 from overfill_jax.training.objective import answer_log_likelihoods
-from overfill_jax.weights.folders import load_config, load_model
+from overfill_jax.weights.folders import load_config
 
 # Answer slots of a row whose logits exist at a time.
 LOSS_CHUNK = 64
@@ -94,18 +94,6 @@ def settings(config: ml_collections.ConfigDict, task: Task, rejected: Sequence[R
     names = ("source", "split", "match", "first_token", "max_new_tokens", "dtype")
     counts = {"rows": len(task.examples), "rejected": len(rejected)}
     return {name: config.evaluate[name] for name in names} | counts
-
-
-def swap_models(models: dict[str, Model], system: System, workdir: Path, dtype: str) -> None:
-    """Makes `models`, by folder, those of `system`; the full one stays, for most systems read it.
-
-    The old ones go before the new ones come, so that never more than three are in memory.
-    """
-    for folder in models.keys() - {FULL.reader, *system.folders}:
-        del models[folder]
-    for folder in system.folders:
-        if folder not in models:
-            models[folder] = load_model(workdir / folder, dtype)
 
 
 def evaluate_system(system: System, reader: Model, writer: Model, task: Task) -> Result:

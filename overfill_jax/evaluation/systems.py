@@ -7,7 +7,8 @@ from pathlib import Path
 from absl import logging
 
 from overfill_jax.errors import InputError
-from overfill_jax.weights.folders import load_fingerprint, load_origin
+from overfill_jax.model.transformer import Model
+from overfill_jax.weights.folders import load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import misfit
 
 
@@ -110,3 +111,15 @@ def find_misfit(system: System, workdir: Path, first_token: str) -> str:
         if reason := misfit(origin, full, pruned, None if alone else first_token):
             return f"{workdir / folder}: {reason}"
     return ""
+
+
+def swap_models(models: dict[str, Model], system: System, workdir: Path, dtype: str) -> None:
+    """Makes `models`, by folder, those of `system`; the full one stays, for most systems read it.
+
+    The old ones go before the new ones come, so that never more than three are in memory.
+    """
+    for folder in models.keys() - {FULL.reader, *system.folders}:
+        del models[folder]
+    for folder in system.folders:
+        if folder not in models:
+            models[folder] = load_model(workdir / folder, dtype)

@@ -1,0 +1,1 @@
+"""The paper's benchmarks, from local files: prompts, reference answers, and what is right."""

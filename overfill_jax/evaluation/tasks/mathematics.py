@@ -1,0 +1,104 @@
+"""MATH with worked solutions: the harness's minerva_math (Hendrycks et al., arXiv 2103.03874).
+
+The four shots are those of Minerva (Lewkowycz et al., arXiv 2206.14858, appendix D). Whether two
+answers are equal is math-verify's to say: it finds the last boxed or final one, and compares what
+it stands for, as LaTeX or as a number.
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation.tasks.optional import require
+from overfill_jax.evaluation.tasks.question import Benchmark, Question, ask, turn
+from overfill_jax.evaluation.tasks.rows import check_shots, read_rows
+
+SHOTS = (
+    (
+        r"Find the domain of the expression  $\frac{\sqrt{x-2}}{\sqrt{5-x}}$.",
+        r"The expressions inside each square root must be non-negative. Therefore, $x-2 \ge 0$, so "
+        r"$x\ge2$, and $5 - x \ge 0$, so $x \le 5$. Also, the denominator cannot be equal to zero, "
+        r"so $5-x>0$, which gives $x<5$. Therefore, the domain of the expression is "
+        r"$\boxed{[2,5)}$."
+        "\n"
+        r"Final Answer: The final answer is $[2,5)$. I hope it is correct.",
+    ),
+    (
+        r"If $\det \mathbf{A} = 2$ and $\det \mathbf{B} = 12,$ then find "
+        r"$\det (\mathbf{A} \mathbf{B}).$",
+        r"We have that $\det (\mathbf{A} \mathbf{B}) = (\det \mathbf{A})(\det \mathbf{B}) = "
+        r"(2)(12) = \boxed{24}.$"
+        "\n"
+        r"Final Answer: The final answer is $24$. I hope it is correct.",
+    ),
+    (
+        "Terrell usually lifts two 20-pound weights 12 times. If he uses two 15-pound weights "
+        "instead, how many times must Terrell lift them in order to lift the same total weight?",
+        r"If Terrell lifts two 20-pound weights 12 times, he lifts a total of "
+        r"$2\cdot 12\cdot20=480$ pounds of weight.  If he lifts two 15-pound weights instead for "
+        r"$n$ times, he will lift a total of $2\cdot15\cdot n=30n$ pounds of weight.  Equating "
+        r"this to 480 pounds, we can solve for $n$:"
+        "\n\\begin{align*}\n30n&=480\\\\\n"
+        r"\Rightarrow\qquad n&=480/30=\boxed{16}"
+        "\n\\end{align*}\n"
+        r"Final Answer: The final answer is $16$. I hope it is correct.",
+    ),
+    (
+        "If the system of equations\n\n\\begin{align*}\n6x-4y&=a,\\\\\n6y-9x &=b.\n\\end{align*}"
+        "has a solution $(x, y)$ where $x$ and $y$ are both nonzero,\n"
+        r"find $\frac{a}{b},$ assuming $b$ is nonzero.",
+        r"If we multiply the first equation by $-\frac{3}{2}$, we obtain"
+        "\n\n"
+        r"$$6y-9x=-\frac{3}{2}a.$$Since we also know that $6y-9x=b$, we have"
+        "\n\n"
+        r"$$-\frac{3}{2}a=b\Rightarrow\frac{a}{b}=\boxed{-\frac{2}{3}}.$$"
+        "\n"
+        r"Final Answer: The final answer is $-\frac{2}{3}$. I hope it is correct.",
+    ),
+)
+
+
+def read(path: Path, shots: int) -> list[Question]:
+    """Rows with `problem`, `solution`, whose answer is boxed, and `type`.
+
+    Raises:
+      InputError: more shots than there are; a malformed row; math-verify is not installed.
+    """
+    _library()
+    check_shots(shots, len(SHOTS))
+    before = [m for problem, solution in SHOTS[:shots] for m in turn(_posed(problem), solution)]
+    questions = []
+    for number, row in read_rows(path, {"problem": str, "solution": str, "type": str}):
+        if "\\boxed" not in row["solution"]:
+            raise InputError(
+                f"{path}:{number}: found no \\boxed answer in 'solution', expected one"
+            )
+        messages = [*before, ask(_posed(row["problem"]))]
+        questions.append(Question(f"{number}", messages, row["solution"], group=row["type"]))
+    return questions
+
+
+def _posed(problem: str) -> str:
+    return f"Problem:\n{problem}\n\nSolution:"
+
+
+def verdict(question: Question, answer: str) -> dict[str, float]:
+    """Whether the answer's result equals the solution's."""
+    library = _library()
+    gold, found = library.parse(question.gold), library.parse(answer)
+    return {"math_verify": float(library.verify(gold, found))}
+
+
+def _library() -> ModuleType:
+    return require("math_verify", "math-verify", "math")
+
+
+MATH = Benchmark(
+    name="math",
+    read=read,
+    verdict=verdict,
+    shots=4,
+    # The harness's own limit of 256 would cut half of the set's solutions.
+    max_new_tokens=1024,
+    stop=("Problem:",),
+)

@@ -1,0 +1,120 @@
+"""WMT16 from German to English: the harness's wmt16-de-en, scored in BLEU by sacrebleu.
+
+The texts are parallel lines, as sacrebleu writes its test sets (`sacrebleu -t wmt16 -l de-en --echo
+src > test.de`) and as WMT16's multimodal task has them (Multi30k). Shots are the first lines of
+`val.de` and `val.en` beside the file; the harness draws them at random for each question.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num
+
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation.tasks.optional import require
+from overfill_jax.evaluation.tasks.question import Benchmark, Question, Whole, ask, turn
+from overfill_jax.evaluation.tasks.rows import check_shots
+
+SOURCE, TARGET = ".de", ".en"
+SHOTS = "val"  # the name of the files that shots come from
+_TASK = "wmt16"
+_ORDERS = 4  # BLEU counts n-grams up to this
+
+
+def read(path: Path, shots: int) -> list[Question]:
+    """German sentences in lines, `path`, and their English ones in the file of that name in `.en`.
+
+    Raises:
+      InputError: a file is missing or empty, the two have not as many lines, or one is blank; more
+        shots than there are; sacrebleu is not installed.
+    """
+    _metric()
+    before = []
+    if shots:
+        examples = read_pairs(path.with_name(SHOTS + SOURCE))
+        check_shots(shots, len(examples))
+        before = [m for german, english in examples[:shots] for m in _shot(german, english)]
+    return [
+        Question(f"{number}", [*before, ask(_posed(german))], english)
+        for number, (german, english) in enumerate(read_pairs(path), 1)
+    ]
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The lines of a German file with those of the English one beside it.
+
+    Raises:
+      InputError: see `read`.
+    """
+    german = _lines(path)
+    if path.suffix != SOURCE:
+        raise InputError(f"{path}: found another text, expected German, a name that ends in .de")
+    english = _lines(path.with_suffix(TARGET))
+    if len(german) != len(english):
+        raise InputError(
+            f"{path.with_suffix(TARGET)}: found {len(english)} lines, expected {len(german)}, as "
+            f"in {path.name}"
+        )
+    return list(zip(german, english, strict=True))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found bytes that are not UTF-8, expected text") from error
+    # Not splitlines: sentences may hold what Unicode, too, counts as a line's end.
+    lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
+    for number, line in enumerate(lines, 1):
+        if not line:
+            raise InputError(f"{path}:{number}: found a blank line, expected a sentence")
+    return lines
+
+
+def _posed(german: str) -> str:
+    return f"German phrase: {german}\nEnglish phrase:"
+
+
+def _shot(german: str, english: str) -> list[dict[str, str]]:
+    # The space is the harness's; most chat templates trim it.
+    return turn(_posed(german), f" {english}")
+
+
+def verdict(question: Question, answer: str) -> dict[str, float]:
+    """No mark: BLEU is of all answers together."""
+    return {}
+
+
+def count_ngrams(question: Question, answer: str) -> list[int]:
+    """N-grams of the answer that are the reference's too, all of them, and both lengths."""
+    found = _metric().sentence_score(answer, [question.gold])
+    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+
+
+def bleu(sums: Num[np.ndarray, "10"]) -> float:
+    """Corpus BLEU, 0 to 100, of what `count_ngrams` gives, summed over all answers."""
+    *counts, answers, references = (int(number) for number in sums)
+    matching, total = counts[:_ORDERS], counts[_ORDERS:]
+    found = _metric().compute_bleu(matching, total, answers, references, smooth_method="exp")
+    return found.score
+
+
+@functools.cache
+def _metric():
+    # Effective order changes only the sentence's own score, which is not used.
+    module = require("sacrebleu.metrics", "sacrebleu", _TASK)
+    return module.BLEU(effective_order=True, max_ngram_order=_ORDERS)
+
+
+WMT16 = Benchmark(
+    name=_TASK,
+    read=read,
+    verdict=verdict,
+    shots=4,
+    max_new_tokens=256,
+    stop=("\n",),
+    whole={"bleu": Whole(count_ngrams, bleu)},
+)

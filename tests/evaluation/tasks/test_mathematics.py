@@ -1,0 +1,87 @@
+import importlib
+
+import pytest
+
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation.tasks.mathematics import MATH
+from overfill_jax.evaluation.tasks.question import Question
+from tests.evaluation.tasks.files import write_rows
+
+HALF = r"Therefore it is $\boxed{\frac{1}{2}}$."
+# Solution, answer, and whether it is right.
+ANSWERS = [
+    (HALF, r"Final Answer: The final answer is $\frac{1}{2}$. I hope it is correct.", True),
+    (HALF, r"So it is $\boxed{\frac12}$.", True),
+    (HALF, r"So it is $\boxed{0.5}$.", True),
+    (HALF, r"So it is $\frac{2}{4}$.", True),
+    (HALF, "1/2", True),
+    (HALF, r"$\frac{1}{2}$? No: $\boxed{\frac{1}{3}}$.", False),
+    (HALF, r"$\boxed{2}$", False),
+    (HALF, r"$\boxed{-\frac{1}{2}}$", False),
+    (HALF, "", False),
+    (HALF, "I do not know.", False),
+    (r"$\boxed{16}$", "16 meters", True),
+    (r"$\boxed{16}$", r"$\boxed{16", False),
+    (r"$\boxed{16}$", r"\boxed{}", False),
+    (r"$\boxed{1600}$", "1,600", True),
+    (r"$\boxed{3}$", "$x=3$", True),
+    (r"$\boxed{(1,2)}$", r"$\boxed{(1,2)}$", True),
+    (r"$\boxed{(1,2)}$", r"$\boxed{(2,1)}$", False),
+    (r"$\boxed{[2,5)}$", r"$\boxed{[2,5)}$", True),
+    (r"$\boxed{[2,5)}$", r"$\boxed{(2,5)}$", False),
+    (r"$\boxed{\{1,2\}}$", r"$\boxed{\{2,1\}}$", True),
+    (r"$\boxed{2\sqrt{2}}$", r"$\boxed{\sqrt{8}}$", True),
+    (r"$\boxed{(x+1)^2}$", r"$\boxed{x^2+2x+1}$", True),
+    (r"$\boxed{(x+1)^2}$", r"$\boxed{x^2+1}$", False),
+    (r"$\boxed{\text{Tuesday}}$", r"$\boxed{\text{Tuesday}}$", True),
+    (r"$\boxed{\text{Tuesday}}$", r"$\boxed{\text{Monday}}$", False),
+    (r"$\boxed{\pi}$", "3.14", False),
+    (r"$\boxed{90}$", r"$\boxed{90^\circ}$", True),
+    (r"$\boxed{5}$", "[" * 8000, False),
+    (r"$\boxed{5}$", "\\frac" * 500, False),
+    (r"$\boxed{5}$", r"$9^{9^{9^{9}}}$", False),  # beyond what can be reckoned out
+]
+
+
+@pytest.mark.parametrize(("solution", "answer", "right"), ANSWERS, ids=range(len(ANSWERS)))
+def test_verdicts(solution, answer, right):
+    pytest.importorskip("math_verify")
+    assert MATH.verdict(Question("1", [], solution), answer) == {"math_verify": right}
+
+
+ROW = {"problem": "What is half of 1?", "solution": HALF, "type": "Algebra", "level": "Level 1"}
+
+
+def test_shots_are_turns_before_the_question(tmp_path):
+    pytest.importorskip("math_verify")
+    (question,) = MATH.read(write_rows(tmp_path, [ROW]), MATH.shots)
+    assert [m["role"] for m in question.messages] == ["user", "assistant"] * 4 + ["user"]
+    assert question.messages[-1]["content"] == "Problem:\nWhat is half of 1?\n\nSolution:"
+    assert (question.gold, question.group) == (HALF, "Algebra")
+    for message in question.messages[1::2]:
+        assert MATH.verdict(Question("1", [], message["content"]), message["content"]) == {
+            "math_verify": 1
+        }
+
+
+def test_refuses_a_solution_without_an_answer(tmp_path):
+    pytest.importorskip("math_verify")
+    rows = [ROW, ROW | {"solution": "It is a half."}]
+    with pytest.raises(InputError, match=r"rows.jsonl:2: found no \\boxed answer"):
+        MATH.read(write_rows(tmp_path, rows), 0)
+
+
+def test_says_what_to_install(tmp_path, monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"no math-verify.*pip install 'overfill_jax\[eval"):
+        MATH.read(write_rows(tmp_path, [ROW]), 0)
+
+
+def test_reads_the_published_set(shared_data):
+    pytest.importorskip("math_verify")
+    questions = MATH.read(shared_data / "math" / "test.jsonl", MATH.shots)
+    assert len(questions) == 5000
+    assert all(MATH.verdict(q, q.gold)["math_verify"] for q in questions[::100])
