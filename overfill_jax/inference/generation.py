@@ -24,7 +24,7 @@ from overfill_jax.inference.compiled import (
 )
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.inference.serving_model import lay_out
+from overfill_jax.inference.serving_model import ServingModel, lay_out
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import Model
 
@@ -77,6 +77,11 @@ class Generator:
             reads_on=refresh is not None,
         )
         self.tally = Tally()
+
+    @property
+    def pair(self) -> tuple[ServingModel, ServingModel, HandOver]:
+        """Reader and writer as laid out for serving, and how the cache goes from one to other."""
+        return self._reader, self._writer, self._how
 
     def generate(
         self,
@@ -168,7 +173,7 @@ class Generator:
         at_once, most = chunk, max_new_tokens
         if self._refresh is not None:  # a block may reach beyond the answer's end
             at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval
-        tokens, lengths = self._pad([prompts[row] for row in drafts], size)
+        tokens, lengths = self.padded([prompts[row] for row in drafts], size)
         # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
         rows, limits = np.resize(np.array(list(drafts), np.int32), size), sampling.limits()
         writing = read_prompts(
@@ -217,7 +222,8 @@ class Generator:
         self.tally.count(~ended, new, drafted)
         return writing, new
 
-    def _pad(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:
+    def padded(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Prompts [size, slots] of one bucket and their lengths; rows of none fill the batch."""
         slots = bucket(max(map(len, prompts)), SMALLEST_PROMPT_BUCKET)
         tokens = np.full((size, slots), self._pad_id, np.int32)
         lengths = np.zeros(size, np.int32)
