@@ -45,7 +45,7 @@ def losses(decoder, mesh, accumulation, kl_weight):
         configs=tuple((name, m.config) for name, m in models.items()),
         roles=(method.reader, method.writer),
         trained=method.trained,
-        objective=Objective(Terms(1.0, kl_weight, 1.0, chunk=8), "full"),
+        objective=Objective(Terms(1.0, kl_weight, 1.0, chunk=8), "full", handoffs),
         optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
         schedule=schedule,
         accumulation=accumulation,

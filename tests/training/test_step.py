@@ -25,7 +25,7 @@ from overfill_jax.training.step import (
 )
 from tests.builders import make_model, make_rows
 
-CROSS_ENTROPY = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full")
+CROSS_ENTROPY = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full", False)
 likelihoods = functools.partial(
     jax.jit(answer_log_likelihoods, static_argnames=("first_token", "chunk")), chunk=3
 )
@@ -124,7 +124,7 @@ def test_the_loss_covers_what_a_trained_model_answers_for(
 
 def test_kl_is_zero_against_itself_and_weighs_in(full, decoder):
     batch = make_rows(rows=3).batch()
-    objective = Objective(Terms(0.25, 2.0, 1.5, chunk=4), "full")
+    objective = Objective(Terms(0.25, 2.0, 1.5, chunk=4), "full", False)
     roles, trained = ("full", "decoder"), frozenset({"decoder"})
     same = loss_sums({"full": full, "decoder": full}, roles, trained, objective, batch, "none")
     assert abs(float(same["kl"])) < 1e-3
@@ -139,7 +139,7 @@ def test_two_stage_training_moves_the_decoder_and_only_it(full, decoder, kl_weig
     models, method = {"full": full, "decoder": decoder}, METHODS["two_stage"]
     trained, frozen = split(models, method)
     before = jax.tree.map(np.array, frozen)
-    setup = make_setup(models, method, Objective(Terms(1.0, kl_weight, 1.0, chunk=3), "full"))
+    setup = make_setup(models, method, Objective(Terms(1.0, kl_weight, 1.0, chunk=3), "full", False))
     state, losses = init_state(setup, trained), []
     for _ in range(8):
         state, metrics = train_step(setup, state, frozen, make_rows().batch())
