@@ -16,9 +16,10 @@ from overfill_jax.data.batches import Batch
 def cut_into_blocks(batch: Batch, keys: Sequence[tuple[int, ...]]) -> Batch:
     """The same rows with a handoff before every block of an answer.
 
-    The blocks of an answer are equally long, as those between refreshes are, apart from the first
-    and the last. How long is drawn for each answer, between 2 tokens and twice the answer, so that
-    every interval has its share: 8 to 16 as large a one as 4 to 8, and one of whole answers.
+    The blocks of an answer are equally long, as those between refreshes are, apart from the last
+    and the first, which is as long as chance has it: answers are cut at every place. The length is
+    drawn for each answer, between 2 tokens and twice the answer, so that every interval has its
+    share: 8 to 16 as large a one as 4 to 8, and one that leaves the answer whole.
 
     Args:
       batch: with answers in one block.
@@ -40,7 +41,7 @@ def _starts(
     sizes = np.maximum(np.bincount(segments), 1)  # of padding, which comes first, and the answers
     shares = random.random((2, len(sizes)))
     lengths = (2 * sizes ** shares[0]).astype(np.int32)
-    firsts = 1 + (lengths * shares[1]).astype(np.int32)  # blocks, of 1 to `lengths` tokens
+    firsts = np.where(lengths < sizes, 1 + (lengths * shares[1]).astype(np.int32), lengths)
     places = np.arange(len(segments), dtype=np.int32) - begin
     inside = (places - firsts[segments]) % lengths[segments]
     return np.where(segments > 0, begin + np.maximum(places - inside, 0), 0)

@@ -231,14 +231,15 @@ def test_schedule_and_weight_decay():
 
 
 @pytest.mark.parametrize(
-    ("method", "freeze", "kl_weight", "message"),
+    ("method", "freeze", "kl_weight", "handoffs", "message"),
     [
-        ("both", "full", 0.0, r"train\.method: found 'both', expected one of"),
-        ("two_stage", "decoder", 0.0, r"train\.freeze: found 'decoder'"),
-        ("scratch", "none", 0.0, "goes with method 'two_stage'"),
-        ("full", "full", 1.0, r"train\.kl_weight: found 1, expected 0"),
+        ("both", "full", 0.0, False, r"train\.method: found 'both', expected one of"),
+        ("two_stage", "decoder", 0.0, False, r"train\.freeze: found 'decoder'"),
+        ("scratch", "none", 0.0, False, "goes with method 'two_stage'"),
+        ("full", "full", 1.0, False, r"train\.kl_weight: found 1, expected 0"),
+        ("pruned", "full", 0.0, True, r"train\.handoffs: goes with .*'two_stage', found 'pruned'"),
     ],
 )
-def test_contradicting_settings_are_refused(method, freeze, kl_weight, message):
+def test_contradicting_settings_are_refused(method, freeze, kl_weight, handoffs, message):
     with pytest.raises(ValueError, match=message):
-        choose_method(method, freeze, kl_weight)
+        choose_method(method, freeze, kl_weight, handoffs)
