@@ -73,6 +73,7 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark.repeats = 3  # timed answers of each system, in turn
     benchmark.transformers = True  # where it is installed: the same weights and prompts with it
     benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
+    benchmark.decoders = ("decoder",)  # that are refreshed: folders of the workdir
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
 
