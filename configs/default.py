@@ -77,6 +77,7 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark.requests = 32  # to the "engine", with up to so many tokens as above
     benchmark.transformers = True  # where it is installed: the same weights and prompts with it
     benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
+    benchmark.decoders = ("decoder",)  # that are refreshed: folders of the workdir
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
 
@@ -175,6 +176,8 @@ def _train() -> ml_collections.ConfigDict:
     train.steps = 0  # optimiser steps; 0: as many as `epochs` take
     train.epochs = 1
     train.cutoff = False  # reference's random cutoff: part of the answer moves into the prompt
+    # Answers are cut into blocks, each behind a handoff of its own: for decoders that are refreshed.
+    train.handoffs = False
     train.cross_entropy_weight = 1.0
     train.kl_weight = 0.0  # from the full model's distribution
     train.kl_temperature = 1.0

@@ -111,9 +111,10 @@ def extend_hidden(
     Arguments as in `prefill_hidden`; `positions` go on from those of the prompts.
     """
     write = jax.lax.dynamic_update_slice_in_dim
-    cache = dataclasses.replace(
-        cache, segments=write(cache.segments, segments, cache.cursor, axis=1)
+    seen, until = jax.tree.map(
+        lambda of: write(of, segments, cache.cursor, axis=1), (cache.segments, cache.until)
     )
+    cache = dataclasses.replace(cache, segments=seen, until=until)
     hidden, key, value = hidden_states(model, tokens, positions, segments, cache, remat)
     return hidden, dataclasses.replace(
         cache,

@@ -83,7 +83,7 @@ def test_the_loss_that_training_minimises(family):
     first = np.asarray(jax.nn.log_softmax(golden["first_logits"]))
     expected = first[np.arange(len(first)), golden["answers"][:, 0]]
     np.testing.assert_allclose(likelihoods[:, 0], expected, atol=1e-4, rtol=0)
-    objective = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full")
+    objective = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full", False)
     models, trained = {"full": full, "decoder": decoder}, frozenset({"decoder"})
     sums = LOSS_SUMS(models, ("full", "decoder"), trained, objective, batch, "none")
     counted = golden["answer_lengths"] - 1

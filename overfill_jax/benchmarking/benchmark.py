@@ -38,6 +38,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise InputError(
             f"benchmark.intervals: found {tuple(c.intervals)}, expected numbers of at least 1"
         )
+    if not c.decoders:
+        raise InputError("benchmark.decoders: found none, expected folders of the workdir")
     if c.steps < 0:
         raise InputError(f"benchmark.steps: found {c.steps}, expected at least 0")
     title, cells, numbers = SUBJECTS[c.subject](config, workdir)
@@ -141,14 +143,15 @@ def answer_cells(found: list[Answered]) -> list[list[str]]:
 
 
 def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
-    """The pair of `workdir` under each refresh policy; a plot beside the table."""
+    """The pairs of `workdir` under each refresh policy; a plot beside the table."""
     found = time_refresh(config, workdir)
     plot_refresh(found, workdir / "benchmark" / "refresh.png")
     c = config.evaluate
     title = f"Refresh on {c.source}, greedy, {c.dtype}, batches of {c.batch_size}"
-    header = ["refresh", "loss", "accuracy", "as full", "stands", "speed-up, bytes", "seconds"]
+    header = ["decoder", "refresh", "loss", "accuracy", "as full", "stands", "speed-up, bytes", "seconds"]
     cells = [
         [
+            one.decoder,
             one.name,
             "" if one.loss is None else f"{one.loss:.4f}",
             f"{one.accuracy:.3f}",

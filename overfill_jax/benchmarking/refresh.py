@@ -1,6 +1,7 @@
-"""What refresh buys and costs: loss, answers and time of a workdir's pair under each policy."""
+"""What refresh buys and costs: loss, answers and time of a workdir's pairs under each policy."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from overfill_jax.evaluation.plots import finish, save
-from overfill_jax.evaluation.systems import FULL, TWO_STAGE
+from overfill_jax.evaluation.systems import FULL
 from overfill_jax.evaluation.task import Task, load_task
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator
@@ -22,7 +23,10 @@ from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.size import decode_parameters
 from overfill_jax.model.transformer import Model
-from overfill_jax.weights.folders import load_model
+from overfill_jax.weights.folders import check_pair, load_model
+
+# Of each decoder: colour, marker, dashes.
+LINES = (("#D55E00", "o", "-"), ("#0072B2", "s", "--"), ("#009E73", "^", ":"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,9 @@ class PolicyResult:
     """One policy on the whole task.
 
     Attributes:
+      decoder: its folder; "full" for the full model alone.
       name: of the policy.
+      interval: answer tokens from one refresh to the next at most; None without refresh.
       loss: nats per token of the reference answers; None for verified policies, whose answers
         are not the decoder's to lose.
       accuracy: share of greedy answers that match.
@@ -41,7 +47,9 @@ class PolicyResult:
       time_speed_up: over the full model, measured here.
     """
 
+    decoder: str
     name: str
+    interval: int | None
     loss: float | None
     accuracy: float
     as_full: float
@@ -52,17 +60,23 @@ class PolicyResult:
 
 
 def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[PolicyResult]:
-    """Every policy of `benchmark.intervals` on `evaluate.source`, the full model alone first."""
-    c = config.evaluate
+    """Every policy of `benchmark.intervals` on `evaluate.source`, with each of the decoders.
+
+    The full model alone comes first.
+
+    Raises:
+      InputError: a decoder was made for another full model.
+    """
     task, _ = load_task(config, workdir)
-    full = load_model(workdir / FULL.reader, c.dtype)
-    decoder = load_model(workdir / TWO_STAGE.writer, c.dtype)
-    share = decode_parameters(decoder.config) / decode_parameters(full.config)
+    place, dtype = workdir / FULL.reader, config.evaluate.dtype
+    full = load_model(place, dtype)
     alone, seconds, _ = answers_of(full, full, task, None)
     found = [
         PolicyResult(
+            decoder=FULL.reader,
             name="full model alone",
-            loss=loss_of(full, decoder, task, Refresh(1)),
+            interval=1,
+            loss=loss_of(full, full, task, Refresh(1)),
             accuracy=accuracy_of(alone, task),
             as_full=1.0,
             acceptance=None,
@@ -71,14 +85,35 @@ def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[Polic
             time_speed_up=1.0,
         )
     ]
-    for name, refresh in policies(config):
+    for folder in config.benchmark.decoders:
+        check_pair(place, workdir / folder, task.first_token)
+        decoder = load_model(workdir / folder, dtype)
+        found += time_decoder(full, decoder, task, folder, policies(config), alone, seconds)
+    return found
+
+
+def time_decoder(
+    full: Model,
+    decoder: Model,
+    task: Task,
+    folder: str,
+    policies: Sequence[tuple[str, Refresh | None]],
+    alone: Sequence[Answer],
+    seconds: float,
+) -> list[PolicyResult]:
+    """Every policy with one decoder, against what the full model answers `alone` in `seconds`."""
+    share = decode_parameters(decoder.config) / decode_parameters(full.config)
+    found = []
+    for name, refresh in policies:
         answers, taken, generator = answers_of(full, decoder, task, refresh)
         same = np.mean([a.tokens == b.tokens for a, b in zip(answers, alone, strict=True)])
         verified = refresh is not None and refresh.verifies
         tally = generator.tally
         found.append(
             PolicyResult(
+                decoder=folder,
                 name=name,
+                interval=refresh and refresh.interval,
                 loss=None if verified else loss_of(full, decoder, task, refresh),
                 accuracy=accuracy_of(answers, task),
                 as_full=float(same),
@@ -172,20 +207,33 @@ def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) ->
 
 
 def plot_refresh(found: Sequence[PolicyResult], path: Path) -> None:
-    """Loss against the speed-up that the bytes imply, policy by policy."""
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
-    axes = figure.subplots()
-    shown = [one for one in found if one.loss is not None]
-    line = [one for one in shown if not one.name.startswith("entropy")]
-    line.sort(key=lambda one: one.speed_up)
-    axes.plot(
-        [one.speed_up for one in line], [one.loss for one in line], "-", color="#D55E00", zorder=2
-    )
-    for one in shown:
-        entropy = one.name.startswith("entropy")
-        axes.plot(one.speed_up, one.loss, "D" if entropy else "o", color="#0072B2", zorder=3)
-        axes.annotate(one.name, (one.speed_up, one.loss), (5, 5), textcoords="offset points",
-                      fontsize=9)  # fmt: skip
-    finish(axes, "tokens a second over the full model's, by bytes of weights", "loss (nats/token)")
-    axes.set_title("What refresh buys, and what it costs", fontsize=11)
+    """Loss against the interval, and against the speed-up that the bytes imply, by decoder."""
+    figure = Figure(figsize=(10.4, 4.6), layout="constrained")
+    by_interval, by_speed = figure.subplots(1, 2, sharey=True)
+    shown = [one for one in found if one.loss is not None and one.decoder != FULL.reader]
+    intervals = sorted({one.interval for one in shown if one.interval})
+    never = 2 * intervals[-1]
+    decoders = list(dict.fromkeys(one.decoder for one in shown))
+    for decoder, (colour, marker, dashes) in zip(decoders, itertools.cycle(LINES)):
+        own = [one for one in shown if one.decoder == decoder]
+        line = [one for one in own if not one.name.startswith("entropy")]
+        line.sort(key=lambda one: one.interval or never)
+        losses, style = [one.loss for one in line], {"color": colour, "ls": dashes, "marker": marker}
+        by_interval.plot([one.interval or never for one in line], losses, **style, label=decoder)
+        by_speed.plot([one.speed_up for one in line], losses, **style)
+        for one in own:
+            if one not in line:
+                by_speed.plot(one.speed_up, one.loss, "D", mfc="none", color=colour)
+        if len(decoders) == 1:
+            for one in own:
+                by_speed.annotate(one.name, (one.speed_up, one.loss), (5, 5),
+                                  textcoords="offset points", fontsize=9)  # fmt: skip
+    by_interval.set_xscale("log", base=2)
+    by_interval.set_xticks([*intervals, never], [*map(str, intervals), "never"])
+    by_interval.set_ylim(bottom=0)
+    finish(by_interval, "answer tokens from one refresh to the next", "loss (nats/token)")
+    finish(by_speed, "tokens a second over the full model's, by bytes of weights", "")
+    if len(decoders) > 1:
+        by_interval.legend(frameon=False, fontsize=9, title="decoder")
+    figure.suptitle("What refresh buys, and what it costs (diamonds: by entropy)", fontsize=11)
     save(figure, path)

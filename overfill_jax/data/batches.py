@@ -34,6 +34,8 @@ class Batch:
       prompt_end: slot in `prompt` of the last prompt token of the example that an answer slot
         belongs to; 0 in padding.
       examples: index of the example that an answer slot belongs to; -1 in padding.
+      answer_starts: the slot from which on a decoder has written when it comes to an answer slot,
+        which is where its answer begins, or a block of it (see `handoffs.py`); 0 in padding.
     """
 
     prompt: Int[Array | np.ndarray, "B P"]
@@ -44,6 +46,7 @@ class Batch:
     answer_positions: Int[Array | np.ndarray, "B R"]
     prompt_end: Int[Array | np.ndarray, "B R"]
     examples: Int[Array | np.ndarray, "B R"]
+    answer_starts: Int[Array | np.ndarray, "B R"]
 
 
 def lay_out(rows: Sequence[Sequence[Piece]], prompt_slots: int, answer_slots: int) -> Batch:
@@ -52,7 +55,7 @@ def lay_out(rows: Sequence[Sequence[Piece]], prompt_slots: int, answer_slots: in
     The examples of a row have to fit; see `packing.py`.
     """
     prompts = np.zeros((3, len(rows), prompt_slots), np.int32)
-    answers = np.zeros((5, len(rows), answer_slots), np.int32)
+    answers = np.zeros((6, len(rows), answer_slots), np.int32)
     answers[4] = -1
     steps = np.arange(prompt_slots + answer_slots, dtype=np.int32)
     for row, pieces in enumerate(rows):
@@ -70,6 +73,7 @@ def lay_out(rows: Sequence[Sequence[Piece]], prompt_slots: int, answer_slots: in
             answers[2, row, slots] = steps[length:end]
             answers[3, row, slots] = p - 1
             answers[4, row, slots] = example
+            answers[5, row, slots] = r
             r += len(answer)
     return Batch(*prompts, *answers)
 

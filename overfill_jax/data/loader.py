@@ -8,8 +8,9 @@ import numpy as np
 from absl import logging
 
 from overfill_jax.data.batches import Batch, lay_out
+from overfill_jax.data.handoffs import cut_into_blocks
 from overfill_jax.data.mixture import Mixture
-from overfill_jax.data.order import Epoch, Order, arrange, usable
+from overfill_jax.data.order import HANDOFFS, Epoch, Order, arrange, usable
 from overfill_jax.data.packing import RowShape
 from overfill_jax.errors import InputError
 
@@ -22,8 +23,21 @@ T = TypeVar("T")
 class TrainingLoader:
     """Batches of an endless, shuffled sequence of rows, which run across the ends of epochs."""
 
-    def __init__(self, mixture: Mixture, shape: RowShape, batch_size: int, seed: int, cutoff: bool):
-        """Prepares the first epoch; arguments as those of `Order`.
+    def __init__(
+        self,
+        mixture: Mixture,
+        shape: RowShape,
+        batch_size: int,
+        seed: int,
+        cutoff: bool,
+        handoffs: bool,
+    ):
+        """Prepares the first epoch.
+
+        Args:
+          mixture, shape, seed, cutoff: as those of `Order`.
+          batch_size: rows.
+          handoffs: cut answers into blocks.
 
         Raises:
           InputError: there are fewer rows than one batch takes.
@@ -31,6 +45,8 @@ class TrainingLoader:
         self.shape = shape
         self._mixture = mixture
         self._batch_size = batch_size
+        self._seed = seed
+        self._handoffs = handoffs
         self._order = Order(mixture, shape, seed, cutoff)
         rows = self._order.first_row(1)
         if rows < batch_size:
@@ -55,16 +71,25 @@ class TrainingLoader:
         first = step * self._batch_size
         places = [self._order.find(first + row) for row in range(start, stop)]
         rows = [self._order.epoch(epoch).row(row) for epoch, row in places]
-        return _lay_out(self._mixture, rows, self.shape)
+        batch = _lay_out(self._mixture, rows, self.shape)
+        if not self._handoffs:
+            return batch
+        return cut_into_blocks(
+            batch, [(self._seed, HANDOFFS, first + row) for row in range(start, stop)]
+        )
 
 
 class ValidationLoader:
-    """All examples once, in their order; empty rows fill up the last batch."""
+    """All examples once, in their order; empty rows fill up the last batch.
 
-    def __init__(self, mixture: Mixture, shape: RowShape, batch_size: int):
+    With `handoffs` answers are cut into the same blocks each time.
+    """
+
+    def __init__(self, mixture: Mixture, shape: RowShape, batch_size: int, handoffs: bool):
         self.shape = shape
         self._mixture = mixture
         self._batch_size = batch_size
+        self._handoffs = handoffs
         examples = np.concatenate(usable(mixture, shape))
         self._epoch = arrange(mixture, examples, mixture.prompts[examples], shape)
         self.filling = filling(mixture, self._epoch, shape)
@@ -85,7 +110,8 @@ class ValidationLoader:
         first = step * self._batch_size
         numbers = range(first + start, first + stop)
         rows = [self._epoch.row(i) if i < len(self._epoch) else [] for i in numbers]
-        return _lay_out(self._mixture, rows, self.shape)
+        batch = _lay_out(self._mixture, rows, self.shape)
+        return cut_into_blocks(batch, [(HANDOFFS, i) for i in numbers]) if self._handoffs else batch
 
 
 @dataclasses.dataclass(frozen=True)

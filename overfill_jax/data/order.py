@@ -22,7 +22,7 @@ from overfill_jax.data.store import Tokens
 from overfill_jax.errors import InputError
 
 # What a random number is for, so that no two uses share their numbers.
-TAKE, CUT, SHUFFLE, ROWS = range(1, 5)
+TAKE, CUT, SHUFFLE, ROWS, HANDOFFS = range(1, 6)
 
 ANSWERS_OF_A_LINE = 2**20  # more than any conversation has
 

@@ -25,11 +25,12 @@ def attention(
     key_segments: Int[Array, "B S"],
     offset: Int[Array, ""] | int,
     implementation: str,
+    until: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention in slot coordinates.
 
     New token t stands in slot `offset + t` and sees the slots up to its own that carry its
-    segment. Segment 0 is padding and sees only itself's kind; its output is never read. Because
+    segment, or a span of segments with its own among them. Segment 0 is padding and sees only itself's kind; its output is never read. Because
     causality is by slot, ragged prompts need no per-row mask other than the segments, and
     positions enter through the rotary embedding alone.
 
@@ -40,25 +41,30 @@ def attention(
       offset: slot of the first new token. A kernel is built for one offset: where it is not an
         `int` but traced, as in the decode loop, the reference computes.
       implementation: as `ModelConfig.attention`.
+      until: the last segment that sees a slot, the first being that in `key_segments`; where not
+        given, the first is the only one.
 
     Raises:
       InputError: a kernel is asked for by name that cannot run here.
     """
-    name = choose(implementation, query, key, offset)
+    name = choose(implementation, query, key, offset, until)
+    arrays = key, value, query_segments, key_segments
     if name == "xla":
-        return attention_xla.attend(query, key, value, query_segments, key_segments, offset)
+        return attention_xla.attend(query, *arrays, offset, until)
+    spans = () if until is None else (until,)
 
-    def attend(grouped, *others):
+    def attend(grouped, key, value, query_segments, key_segments, *spans):
         flat = grouped.reshape(*grouped.shape[:2], -1, grouped.shape[-1])
-        return KERNELS[name].attend(flat, *others, offset).reshape(grouped.shape)
+        arrays = flat, key, value, query_segments, key_segments
+        return KERNELS[name].attend(*arrays, offset, *spans).reshape(grouped.shape)
 
     # Grouped, so that query heads lie where the kv heads that they read lie.
     grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
     keys, rows = ("batch", None, "kv_heads", None), ("batch", None)
     mixed = on_parts(
         attend,
-        (grouped, key, value, query_segments, key_segments),
-        ((*keys, None), keys, keys, rows, rows),
+        (grouped, *arrays, *spans),
+        ((*keys, None), keys, keys, rows, rows, *(rows for _ in spans)),
     )
     return mixed.reshape(query.shape)
 
@@ -68,6 +74,7 @@ def choose(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     offset: Int[Array, ""] | int,
+    until: Int[Array, "B S"] | None = None,
 ) -> str:
     """Who computes `attention` of these: "xla", "splash" or "cudnn"."""
     # One token streams the cache once, whoever computes.
@@ -77,7 +84,7 @@ def choose(
     name = KERNEL_OF_PLATFORM.get(here, "xla") if implementation == "auto" else implementation
     if name == "xla":
         return "xla"
-    obstacle = KERNELS[name].obstacle(here, query, key)
+    obstacle = KERNELS[name].obstacle(here, query, key, until)
     if obstacle is None:
         return name
     if implementation == name:

@@ -14,15 +14,19 @@ def attend(
     query_segments: Int[Array, "B T"],
     key_segments: Int[Array, "B S"],
     offset: int,
+    until: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """`attention`; the kernel gets what is visible as a bias."""
     # `is_causal` would align the corners top left, where only offset 0 is right.
-    mask = visible(query_segments, key_segments, offset)[:, None]
+    mask = visible(query_segments, key_segments, offset, until)[:, None]
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
 
 
 def obstacle(
-    platform: str, query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
+    platform: str,
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    until: Int[Array, "B S"] | None,  # whatever is visible, it takes
 ) -> str | None:
     """Why the kernel cannot run on these, after "cudnn"; None if it can."""
     if platform != "gpu" or "cuda" not in get_backend().platform_version:

@@ -46,11 +46,16 @@ def attend(
 
 
 def obstacle(
-    platform: str, query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
+    platform: str,
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    until: Int[Array, "B S"] | None,
 ) -> str | None:
     """Why the kernel cannot run on these, after "splash"; None if it can."""
     if platform != "tpu":
         return f"needs a TPU; found {platform}"
+    if until is not None:
+        return "shows a slot to one segment; found spans of them, as train.handoffs makes them"
     return None
 
 

@@ -12,10 +12,11 @@ def attend(
     query_segments: Int[Array, "B T"],
     key_segments: Int[Array, "B S"],
     offset: Int[Array, ""] | int,
+    until: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """`attention`, with the logits and their softmax in float32."""
     batch, length, heads, head_dim = query.shape
-    mask = visible(query_segments, key_segments, offset)
+    mask = visible(query_segments, key_segments, offset, until)
     grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
     logits = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32)
     logits = jnp.where(mask[:, None, None], logits * head_dim**-0.5, -1e30)
@@ -28,8 +29,12 @@ def visible(
     query_segments: Int[Array, "B T"],
     key_segments: Int[Array, "B S"],
     offset: Int[Array, ""] | int,
+    until: Int[Array, "B S"] | None = None,
 ) -> Bool[Array, "B T S"]:
-    """What each new token sees: slots up to its own, of its segment."""
+    """What each new token sees: slots up to its own, of its segment or a span that holds it."""
     slots = jnp.arange(key_segments.shape[1])
     causal = slots[None, :] <= offset + jnp.arange(query_segments.shape[1])[:, None]
-    return causal[None] & (query_segments[:, :, None] == key_segments[:, None, :])
+    query, first = query_segments[:, :, None], key_segments[:, None, :]
+    if until is None:
+        return causal[None] & (query == first)
+    return causal[None] & (query >= first) & (query <= until[:, None, :])

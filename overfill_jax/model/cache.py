@@ -26,6 +26,8 @@ class KVCache:
       key, value: [L, B, S, K, H].
       segments: [B, S], 0 for an empty or padded slot, otherwise the number of the sequence that
         the slot belongs to.
+      until: [B, S], the last of the sequences that a slot belongs to, where it belongs to several
+        whose numbers follow each other, the first in `segments`; None where it is always one.
       lengths: [B], tokens of each row so far; also the position of its next token.
       cursor: the next slot to be written. A numpy integer from `prefill_hidden` until the cache
         enters a loop or another compiled function, which trace it.
@@ -36,6 +38,7 @@ class KVCache:
     segments: Int[Array, "B S"]
     lengths: Int[Array, "B"]
     cursor: Int[Array | np.integer, ""]
+    until: Int[Array, "B S"] | None = None
 
     @property
     def capacity(self) -> int:
@@ -50,9 +53,13 @@ class KVCache:
     def grow(self, slots: int) -> "KVCache":
         """The same cache with `slots` empty slots behind it."""
         room = ((0, 0), (0, 0), (0, slots), (0, 0), (0, 0))
+        segments, until = jax.tree.map(
+            lambda of: jnp.pad(of, ((0, 0), (0, slots))), (self.segments, self.until)
+        )
         return dataclasses.replace(
             self,
             key=jnp.pad(self.key, room),
             value=jnp.pad(self.value, room),
-            segments=jnp.pad(self.segments, ((0, 0), (0, slots))),
+            segments=segments,
+            until=until,
         )

@@ -95,7 +95,7 @@ class Attention(nn.Module):
     offset: int | None
 
     @nn.compact
-    def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
+    def __call__(self, x, layer_cache, rope, segments, seen, cursor):
         c = self.config
         query = self._project("query", x, c.num_heads, "heads")
         key = self._project("key", x, c.num_kv_heads, "kv_heads")
@@ -109,7 +109,8 @@ class Attention(nn.Module):
             key = write(layer_cache[0], key.astype(layer_cache[0].dtype), cursor, axis=1)
             value = write(layer_cache[1], value.astype(layer_cache[1].dtype), cursor, axis=1)
         offset = cursor if self.offset is None else self.offset
-        mixed = attention(query, key, value, segments, key_segments, offset, c.attention)
+        owners, until = seen
+        mixed = attention(query, key, value, segments, owners, offset, c.attention, until)
         if self.observe is not None:
             self.sow("observed", "mixed", self.observe(mixed.reshape(*mixed.shape[:2], -1)))
         shape = (c.num_heads, c.head_dim, c.hidden_size)
@@ -173,12 +174,12 @@ class Block(nn.Module):
     offset: int | None
 
     @nn.compact
-    def __call__(self, x, layer_cache, rope, segments, key_segments, cursor):
+    def __call__(self, x, layer_cache, rope, segments, seen, cursor):
         c, before = self.config, x
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="attention_norm")(x)
         self._observe("attention_input", normed)
         mixed, layer_cache = Attention(c, self.observe, self.offset, name="attention")(
-            normed, layer_cache, rope, segments, key_segments, cursor
+            normed, layer_cache, rope, segments, seen, cursor
         )
         x = x + mixed
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="mlp_norm")(x)
@@ -239,9 +240,9 @@ class Transformer(nn.Module):
         x = constrain(jnp.take(self.embed(), tokens, axis=0), "batch", None, None)
         rope = rotation(c.rope, c.head_dim, positions)
         layer_caches = None if cache is None else (cache.key, cache.value)
-        key_segments = segments if cache is None else cache.segments
+        seen = (segments, None) if cache is None else (cache.segments, cache.until)
         cursor = 0 if cache is None else cache.cursor
-        x, layer_caches = self.layers(x, layer_caches, rope, segments, key_segments, cursor)
+        x, layer_caches = self.layers(x, layer_caches, rope, segments, seen, cursor)
         return self.final_norm(x), layer_caches
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -82,6 +82,8 @@ def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:
             f"train.method: found {train.method!r} with freeze {train.freeze!r}; plan knows "
             "'two_stage' with freeze 'full'"
         )
+    if train.handoffs:
+        raise InputError("train.handoffs: found True; plan knows one handoff for each answer")
     full = dataclasses.replace(
         read_shape(config.plan.model), dtype=train.dtype, attention=config.attention
     )

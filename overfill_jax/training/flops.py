@@ -2,7 +2,8 @@
 
 A reader reads the P prompt slots of every row once, forward; a writer reads the R answer slots
 behind them, and gives logits. What is trained goes backward as well, at twice the cost of forward.
-With a KL divergence the full model answers, too, for its logits. Slots count whether they are
+With a KL divergence the full model answers, too, for its logits; with several handoffs an
+answer it reads the answers in any case, and each of their tokens has one entry for the writer. Slots count whether they are
 filled or not. The pairs of query and key are those of one example a row, for the attention kernels
 leave out what lies above the diagonal but not what belongs to other examples of the row. The
 optimiser is not counted. (XLA finds a little to leave out: the last layer's output of a full model
@@ -53,17 +54,23 @@ def step_flops(setup: Setup, rows: int, slots: tuple[int, int]) -> StepFlops:
     reader, writer = (configs[name] for name in setup.roles)
     prompt_pairs = prompt * (prompt + 1) // 2
     answer_pairs = answer * prompt + answer * (answer + 1) // 2
+    read = [(prompt, prompt_pairs)]
+    if setup.objective.handoffs:
+        read.append((answer, answer_pairs))
     frozen, trainees = 0.0, [(writer, answer, answer_pairs)]
-    if setup.roles[0] in setup.trained:
-        trainees.append((reader, prompt, prompt_pairs))
-    else:
-        frozen += products(reader, prompt) + attention(reader, prompt_pairs)
+    for tokens, pairs in read:
+        if setup.roles[0] in setup.trained:
+            trainees.append((reader, tokens, pairs))
+        else:
+            frozen += products(reader, tokens) + attention(reader, pairs)
     forward, recomputed = logits(writer, answer), 0.0
     if setup.objective.terms.kl_weight:
-        full = configs["full"]
-        frozen += products(full, answer) + attention(full, answer_pairs) + logits(full, answer)
-        if setup.roles[0] != "full":
-            frozen += products(full, prompt) + attention(full, prompt_pairs)
+        full, wanted = configs["full"], {(prompt, prompt_pairs), (answer, answer_pairs)}
+        already = read if setup.roles[0] == "full" else []
+        frozen += logits(full, answer) + sum(
+            products(full, tokens) + attention(full, pairs)
+            for tokens, pairs in wanted.difference(already)
+        )
     for config, tokens, pairs in trainees:
         multiplied, mixed = products(config, tokens), attention(config, pairs)
         forward += multiplied + mixed

@@ -88,8 +88,8 @@ def load_data(
                 f"expected text.max_total_tokens to be at most that"
             )
     return (
-        TrainingLoader(training, shapes[0], c.batch_size, config.seed, c.cutoff),
-        ValidationLoader(held_out, shapes[1], c.batch_size),
+        TrainingLoader(training, shapes[0], c.batch_size, config.seed, c.cutoff, c.handoffs),
+        ValidationLoader(held_out, shapes[1], c.batch_size, c.handoffs),
     )
 
 

@@ -52,7 +52,7 @@ JOINT = dataclasses.replace(
 )
 
 
-def choose_method(method: str, freeze: str, kl_weight: float) -> Method:
+def choose_method(method: str, freeze: str, kl_weight: float, handoffs: bool) -> Method:
     """Looks up the method and refuses settings that contradict it.
 
     Raises:
@@ -64,6 +64,8 @@ def choose_method(method: str, freeze: str, kl_weight: float) -> Method:
         raise InputError(f"train.freeze: found {freeze!r}, expected one of {FREEZE}")
     if freeze == "none" and method != "two_stage":
         raise InputError(f"train.freeze: 'none' goes with method 'two_stage', found {method!r}")
+    if handoffs and method != "two_stage":
+        raise InputError(f"train.handoffs: goes with method 'two_stage', found {method!r}")
     if method == "full" and kl_weight:
         raise InputError(
             f"train.kl_weight: found {kl_weight:g}, expected 0 with method 'full', which would "

@@ -3,12 +3,16 @@
 Paper, section 3.2. One path for every method: a *reader* reads the prompts, a *writer* goes on
 from its cache. In two-stage training they are the full model and the decoder; a model alone is
 both. A row may hold several examples, told apart by their segments.
+
+With several handoffs within an answer, as refresh has them, the reader reads the answers as well.
+The writer reads a whole answer in one pass all the same: a token sees the reader's entries of all
+that comes before its block, and of the block the writer's own.
 """
 
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from overfill_jax.data.batches import Batch
 from overfill_jax.model.cache import KVCache
@@ -25,10 +29,12 @@ class Objective:
     Attributes:
       terms: of the loss of every answer token; the divergence is KL(full || writer).
       first_token: who gives the first answer token, "full" or "decoder".
+      handoffs: whether every block of an answer has one of its own, or the whole answer has one.
     """
 
     terms: Terms
     first_token: str
+    handoffs: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +68,65 @@ def writer_hidden(
     prompt's last token if the decoder gives the first answer token, and nothing if the full model
     does, whose hidden state then stands in `reader_hidden`.
     """
+    return _written(prompts, writer, batch, first_token, remat)[0]
+
+
+def read_answers(
+    prompts: Prompts, reader: Model, batch: Batch, first_token: str, remat: str
+) -> tuple[Float[Array, "B R D"], Prompts]:
+    """The reader's hidden states in the slots of `writer_hidden`, and its cache with the answers."""
+    hidden, cache = _written(prompts, reader, batch, first_token, remat)
+    return hidden, dataclasses.replace(prompts, cache=cache)
+
+
+def block_writer_hidden(
+    read: Prompts, writer: Model, batch: Batch, first_token: str, remat: str
+) -> Float[Array, "B R D"]:
+    """`writer_hidden` where the reader hands over before every block of an answer.
+
+    The reader has given a block's first input, too, but the last prompt token if that is one.
+
+    Args:
+      read: with the answers, from `read_answers`.
+      writer: that goes on.
+      batch: rows; a block is what has the same of `answer_starts`.
+      first_token: who gives an answer's first token.
+      remat: what the backward pass recomputes.
+    """
+    cache = handoff(read.cache, read.config, writer.config, "full")
+    # Numbers that grow from block to block, so that a slot's blocks are a span of them.
+    slots = batch.answer.shape[1]
+    first_block = cache.segments * (slots + 1)
+    place = jnp.arange(cache.capacity) - batch.prompt.shape[1]  # among the answers
+    shown = cache.segments > 0
+    cache = dataclasses.replace(
+        cache,
+        segments=jnp.where(shown, first_block + jnp.maximum(place + 1, 0), 0),
+        until=jnp.where(shown, first_block + slots, 0),
+    ).grow(slots)
+    tokens, segments, positions = _inputs(batch, first_token)
+    blocks = jnp.where(segments > 0, segments * (slots + 1) + batch.answer_starts, 0)
+    return extend_hidden(writer, tokens, blocks, positions, cache, remat)[0]
+
+
+def _written(
+    prompts: Prompts, writer: Model, batch: Batch, first_token: str, remat: str
+) -> tuple[Float[Array, "B R D"], KVCache]:
     cache = handoff(prompts.cache, prompts.config, writer.config, first_token)
+    return extend_hidden(writer, *_inputs(batch, first_token), cache, remat)
+
+
+def _inputs(
+    batch: Batch, first_token: str
+) -> tuple[Int[Array, "B R"], Int[Array, "B R"], Int[Array, "B R"]]:
+    """Tokens, segments and positions of what the writer reads in every answer slot."""
     last = jnp.take_along_axis(batch.prompt, batch.prompt_end, axis=1)
     first = first_slots(batch)
     tokens = jnp.where(first, last, jnp.roll(batch.answer, 1, axis=1))
     segments = batch.answer_segments
     if first_token == "full":
         segments = jnp.where(first, 0, segments)
-    hidden, _ = extend_hidden(writer, tokens, segments, batch.answer_positions - 1, cache, remat)
-    return hidden
+    return tokens, segments, batch.answer_positions - 1
 
 
 def reader_hidden(prompts: Prompts, batch: Batch) -> Float[Array, "B R D"]:
@@ -89,6 +145,13 @@ def alone_hidden(
 ) -> Float[Array, "B R D"]:
     """Hidden states that predict every answer token, of a model that read the prompts itself."""
     hidden = writer_hidden(prompts, model, batch, first_token, remat)
+    return _with_firsts(hidden, prompts, batch, first_token)
+
+
+def _with_firsts(
+    hidden: Float[Array, "B R D"], prompts: Prompts, batch: Batch, first_token: str
+) -> Float[Array, "B R D"]:
+    """The same of a reader that also predicts answers' first tokens."""
     if first_token == "decoder":
         return hidden
     return jnp.where(first_slots(batch)[..., None], reader_hidden(prompts, batch), hidden)
@@ -132,15 +195,23 @@ def loss_sums(
     reader, writer = (models[name] for name in roles)
     remats = {name: remat if name in trained else "none" for name in models}
     prompts = read_prompts(reader, batch, remats[roles[0]])
-    target = _target(models, roles, prompts, batch) if objective.terms.kl_weight else None
-    counted, first = batch.answer_segments > 0, first_slots(batch)
-    arguments = prompts, writer, batch, objective.first_token, remats[roles[1]]
-    if roles[0] == roles[1]:
-        parts = [(writer, alone_hidden(*arguments), batch.answer, counted)]
-    elif objective.first_token == "decoder":
-        parts = [(writer, writer_hidden(*arguments), batch.answer, counted)]
+    answers, rest = None, (batch, objective.first_token, remats[roles[1]])
+    if objective.handoffs:
+        answers, read = read_answers(prompts, reader, *rest[:2], remats[roles[0]])
+        hidden = block_writer_hidden(read, writer, *rest)
     else:
-        parts = [(writer, writer_hidden(*arguments), batch.answer, counted & ~first)]
+        hidden = writer_hidden(prompts, writer, *rest)
+    target = None
+    if objective.terms.kl_weight:
+        target = _target(models, roles, prompts, answers, *rest[:2])
+    counted, first = batch.answer_segments > 0, first_slots(batch)
+    if roles[0] == roles[1]:
+        hidden = _with_firsts(hidden, prompts, *rest[:2])
+        parts = [(writer, hidden, batch.answer, counted)]
+    elif objective.first_token == "decoder":
+        parts = [(writer, hidden, batch.answer, counted)]
+    else:
+        parts = [(writer, hidden, batch.answer, counted & ~first)]
         if roles[0] in trained:
             parts += [(reader, reader_hidden(prompts, batch), batch.answer, first)]
     sums = [answer_losses(objective.terms, *part, target) for part in parts]
@@ -153,10 +224,17 @@ def loss_sums(
 
 
 def _target(
-    models: dict[str, Model], roles: tuple[str, str], prompts: Prompts, batch: Batch
+    models: dict[str, Model],
+    roles: tuple[str, str],
+    prompts: Prompts,
+    answers: Float[Array, "B R D"] | None,
+    batch: Batch,
+    first_token: str,
 ) -> tuple[Model, Float[Array, "B R D"]]:
     """The full model and its own hidden states for every answer token."""
     full = models["full"]
     if roles[0] != "full":
         prompts = read_prompts(full, batch, "none")
+    elif answers is not None:
+        return full, _with_firsts(answers, prompts, batch, first_token)
     return full, alone_hidden(prompts, full, batch, "full", "none")

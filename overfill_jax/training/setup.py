@@ -21,7 +21,7 @@ def make_setup(
         configs=tuple(configs.items()),
         roles=(method.reader, method.writer),
         trained=method.trained,
-        objective=Objective(terms, train.first_token),
+        objective=Objective(terms, train.first_token, train.handoffs),
         optimizer=make_optimizer(
             schedule, train.beta1, train.beta2, train.weight_decay, train.clip_norm
         ),

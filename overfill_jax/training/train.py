@@ -44,7 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains by `config.train.method` and saves the best state by validation loss."""
     c = config.train
     check_settings(c)
-    method = choose_method(c.method, c.freeze, c.kl_weight)
+    method = choose_method(c.method, c.freeze, c.kl_weight, c.handoffs)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch(c.batch_size, c.accumulation, mesh)
     configs = load_configs(config, method, workdir)

@@ -197,16 +197,19 @@ def test_the_planner_is_put_to_the_test_where_it_knows_the_chip(config, tmp_path
 
 def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     workdir = shutil.copytree(prepared, tmp_path / "run")
-    shutil.copytree(workdir / "pruned", workdir / "decoder")
+    for name in ("decoder", "other"):
+        shutil.copytree(workdir / "pruned", workdir / name)
     config = make_config(workdir)
-    config.benchmark.update(subject="refresh", intervals=(1, 4))
+    config.benchmark.update(subject="refresh", intervals=(1, 4), decoders=("decoder", "other"))
     config.evaluate.max_new_tokens = 8
     run(config, workdir)
     found = json.loads((workdir / "benchmark/refresh.json").read_text())["policies"]
     names = ["full model alone", "none", "every 4", "every 1", "entropy 2, every 4"]
     names += ["verified, every 4"]
-    assert [one["name"] for one in found] == names
-    by_name = {one["name"]: one for one in found}
+    assert [one["name"] for one in found[:6]] == names
+    assert [one["decoder"] for one in found] == ["full", *["decoder"] * 5, *["other"] * 5]
+    assert [one["loss"] for one in found[6:]] == [one["loss"] for one in found[1:6]]
+    by_name = {one["name"]: one for one in found[:6]}
     assert by_name["every 1"]["loss"] == pytest.approx(by_name["full model alone"]["loss"])
     assert by_name["none"]["loss"] != by_name["every 1"]["loss"]
     for name in ("every 1", "verified, every 4"):
@@ -221,6 +224,7 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     ("changes", "message"),
     [
         ({"intervals": ()}, r"benchmark.intervals: found \(\), expected numbers"),
+        ({"decoders": ()}, "benchmark.decoders: found none, expected folders"),
         ({"subject": "inference", "answers": (1,)}, r"benchmark.answers: found \(1,\)"),
         ({"subject": "inference", "repeats": 0}, "benchmark.repeats: found 0"),
         ({"subject": "inference", "prompts": (120,)}, "more than the 128 positions"),

@@ -28,6 +28,7 @@ def test_a_row_by_hand():
         "answer_positions": [2, 3, 4, 1, 0],
         "prompt_end": [1, 1, 1, 2, 0],
         "examples": [3, 3, 3, 4, -1],
+        "answer_starts": [0, 0, 0, 3, 0],
     }
     for name, row in by_hand.items():
         found = getattr(batch, name)

@@ -28,8 +28,9 @@ def shape_of(mixture, packed, cutoff=False):
     return PACKED if packed else longest_shape(mixture.prompts, mixture.answers, cutoff)
 
 
-def loader(mixture, packed=True, cutoff=False, seed=0, rows=ROWS):
-    return TrainingLoader(mixture, shape_of(mixture, packed, cutoff), rows, seed, cutoff)
+def loader(mixture, packed=True, cutoff=False, seed=0, rows=ROWS, handoffs=False):
+    shape = shape_of(mixture, packed, cutoff)
+    return TrainingLoader(mixture, shape, rows, seed, cutoff, handoffs)
 
 
 def walk(loader, rows):
@@ -116,18 +117,19 @@ def test_cutoff_depends_on_the_example_and_not_on_its_place():
     """Packed or not, the same tokens of an example move, as long as its prompt fits."""
     mixture = make_mixture(80)
     wide = RowShape(200, 200, packed=True)
-    packed = TrainingLoader(mixture, wide, ROWS, 0, True)._order.epoch(1)
+    packed = TrainingLoader(mixture, wide, ROWS, 0, True, False)._order.epoch(1)
     alone = loader(mixture, packed=False, cutoff=True)._order.epoch(1)
     by_example = dict(zip(alone.examples.tolist(), alone.prompts.tolist(), strict=True))
     assert by_example == dict(zip(packed.examples.tolist(), packed.prompts.tolist(), strict=True))
-    narrow = TrainingLoader(mixture, RowShape(48, 200, packed=True), ROWS, 0, True)._order.epoch(1)
+    narrow = RowShape(48, 200, packed=True)
+    narrow = TrainingLoader(mixture, narrow, ROWS, 0, True, False)._order.epoch(1)
     for example, prompt in zip(narrow.examples.tolist(), narrow.prompts.tolist(), strict=True):
         assert prompt == min(by_example[example], 48)
 
 
 def cuts_of(mixture, shape, epoch=0, seed=0):
     """How much of the answer moved, by line and by which of its examples it is."""
-    found = TrainingLoader(mixture, shape, 1, seed, True)._order.epoch(epoch)
+    found = TrainingLoader(mixture, shape, 1, seed, True, False)._order.epoch(epoch)
     moved = (found.prompts - mixture.prompts[found.examples]).tolist()
     tokens, seen = mixture.parts[0].tokens, Counter()
     cuts = {}
@@ -230,10 +232,11 @@ def test_examples_meet_others_in_every_epoch():
     assert len(pairs[0] & pairs[1]) < 0.05 * len(pairs[0])
 
 
+@pytest.mark.parametrize("handoffs", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_validation_takes_all_in_order_and_fills_up_with_empty_rows(packed):
+def test_validation_takes_all_in_order_and_fills_up_with_empty_rows(packed, handoffs):
     mixture = make_mixture(50)
-    one = ValidationLoader(mixture, shape_of(mixture, packed), ROWS)
+    one = ValidationLoader(mixture, shape_of(mixture, packed), ROWS, handoffs)
     found = walk(one, one.steps * ROWS)
     assert sorted(example for example, _, _ in found) == list(range(50))
     assert packed or [example for example, _, _ in found] == list(range(50))
@@ -242,7 +245,7 @@ def test_validation_takes_all_in_order_and_fills_up_with_empty_rows(packed):
     assert equal(one.rows(1, 2, 3), jax.tree.map(lambda a: a[2:3], one.rows(1, 0, ROWS)))
 
 
-@pytest.mark.parametrize("make", [loader, lambda mixture: ValidationLoader(mixture, PACKED, ROWS)])
+@pytest.mark.parametrize("make", [loader, lambda mixture: ValidationLoader(mixture, PACKED, ROWS, False)])
 def test_examples_that_fit_no_row_are_reported_by_line(make, monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
@@ -310,7 +313,7 @@ def test_gsm8k_fills_rows_and_comes_fast(shared_data, tmp_path):
     mixture = load_mixture(str(source), "train", tokenizer, read_options(text), tmp_path)
     for cutoff in (False, True):
         shape = packed_shape(mixture.prompts, mixture.answers, cutoff, 2048, 0)
-        one = TrainingLoader(mixture, shape, 32, 0, cutoff)
+        one = TrainingLoader(mixture, shape, 32, 0, cutoff, False)
         start = time.perf_counter()
         batches = [one.rows(step, 0, 32) for step in range(20)]
         seconds = time.perf_counter() - start
@@ -323,4 +326,4 @@ def test_gsm8k_fills_rows_and_comes_fast(shared_data, tmp_path):
         assert one.filling.used >= 0.95
         assert tokens / seconds > 300_000  # several million, in fact
     padded = choose_shape(mixture.prompts, mixture.answers, False, False, 0, 0)
-    print(TrainingLoader(mixture, padded, 32, 0, False).filling)
+    print(TrainingLoader(mixture, padded, 32, 0, False, False).filling)

@@ -177,9 +177,39 @@ def test_training_runs_the_kernel_in_both_stages(tpu, remat):
         np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=1e-4)
 
 
-def chosen(implementation, dtype="bfloat16", shape=(64, 64, 4, 2, 128), offset=None):
-    query, key, *_ = make_arrays(shape, dtype)
-    return choose(implementation, query, key, shape[1] if offset is None else offset)
+def spans_of(arrays):
+    """The last segment that sees each slot: its own, or a later one."""
+    owners = arrays[-1]
+    longer = np.random.default_rng(2).integers(0, 3, owners.shape)
+    return jnp.where(owners > 0, owners + longer, 0).astype(jnp.int32)
+
+
+def test_a_slot_is_seen_by_a_span_of_segments():
+    arrays, offset = make_arrays((6, 5, 2, 1, 4)), 5
+    answers, owners, until = (np.asarray(x) for x in (*arrays[3:], spans_of(arrays)))
+    seen = attention_xla.visible(*arrays[3:], offset, spans_of(arrays))
+    for row, token, slot in np.ndindex(seen.shape):
+        inside = owners[row, slot] <= answers[row, token] <= until[row, slot]
+        assert seen[row, token, slot] == (slot <= offset + token and inside)
+    alone = attention_xla.visible(*arrays[3:], offset)
+    assert (alone <= seen).all() and (alone != seen).any()
+    np.testing.assert_array_equal(attention_xla.visible(*arrays[3:], offset, arrays[4]), alone)
+
+
+def chosen(implementation, dtype="bfloat16", shape=(64, 64, 4, 2, 128), offset=None, spans=False):
+    arrays = make_arrays(shape, dtype)
+    until = spans_of(arrays) if spans else None
+    return choose(implementation, *arrays[:2], shape[1] if offset is None else offset, until)
+
+
+def test_splash_shows_slots_to_single_segments(tpu):
+    assert chosen("auto", spans=True) == "xla"
+    with pytest.raises(InputError, match="'splash', which shows .* found spans .*train.handoffs"):
+        chosen("splash", spans=True)
+
+
+def test_cudnn_takes_spans_of_segments(gpu):
+    assert chosen("auto", spans=True) == chosen("cudnn", spans=True) == "cudnn"
 
 
 def test_the_reference_computes_on_a_cpu():
@@ -248,9 +278,11 @@ def test_cudnn_is_given_what_is_visible(monkeypatch, shape):
 
     monkeypatch.setattr(attention_cudnn.jax.nn, "dot_product_attention", on_cpu)
     arrays = make_arrays(shape)
-    mixed = attention_cudnn.attend(*arrays, shape[1])
-    np.testing.assert_allclose(mixed, attention_xla.attend(*arrays, shape[1]), atol=5e-6)
-    assert asked == ["cudnn"]
+    for until in (None, spans_of(arrays)):
+        mixed = attention_cudnn.attend(*arrays, shape[1], until)
+        expected = attention_xla.attend(*arrays, shape[1], until)
+        np.testing.assert_allclose(mixed, expected, atol=5e-6)
+    assert asked == ["cudnn"] * 2
 
 
 def test_an_unknown_implementation_is_refused():

@@ -36,10 +36,17 @@ SHAPES = {"full": FULL, "decoder": DECODER}
 ROWS, PROMPT, ANSWER = 4, 96, 128
 
 
-def setup_of(method: str, freeze: str = "full", kl_weight: float = 0.0, remat: str = "full"):
+def setup_of(
+    method: str,
+    freeze: str = "full",
+    kl_weight: float = 0.0,
+    remat: str = "full",
+    handoffs: bool = False,
+):
     train = default.get_config().train
+    train.handoffs = handoffs
     train.kl_weight, train.loss_chunk, train.remat = kl_weight, ANSWER, remat
-    chosen = choose_method(method, freeze, kl_weight)
+    chosen = choose_method(method, freeze, kl_weight, handoffs)
     names = {chosen.reader, chosen.writer} | ({"full"} if kl_weight else set())
     return make_setup(train, chosen, {name: SHAPES[name] for name in sorted(names)}, 1)
 
@@ -64,10 +71,14 @@ def unseen(config: ModelConfig, slots: int) -> float:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("remat", "passes"), [("none", 3), ("full", 4)])
-def test_a_step_with_the_full_model_s_answers(remat, passes):
-    setup = setup_of("two_stage", kl_weight=0.5, remat=remat)
+@pytest.mark.parametrize(
+    ("remat", "passes", "handoffs"), [("none", 3, False), ("full", 4, False), ("none", 3, True)]
+)
+def test_a_step_with_the_full_model_s_answers(remat, passes, handoffs):
+    setup = setup_of("two_stage", kl_weight=0.5, remat=remat, handoffs=handoffs)
     extra = unseen(FULL, PROMPT) + unseen(FULL, ANSWER) + passes * unseen(DECODER, ANSWER)
+    # Of the full model's entries and the decoder's own of an answer token one is seen.
+    extra += handoffs * passes * ROWS * attention(DECODER, ANSWER * ANSWER)
     assert counted(setup) == pytest.approx(formula(setup).hardware + extra, rel=0.05)
 
 

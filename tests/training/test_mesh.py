@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from overfill_jax.data.batches import lay_out
+from overfill_jax.data.handoffs import cut_into_blocks
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model, abstract
@@ -36,16 +37,17 @@ schedule = make_schedule(1e-2, STEPS, 0.1, 0.0)
 
 def rows_of(step, start, stop):
     pieces = [make_rows(100 * (step % 2) + row, rows=2).pieces() for row in range(start, stop)]
-    return lay_out(pieces, 24, 16)
+    keys = [(step % 2, row) for row in range(start, stop)]
+    return cut_into_blocks(lay_out(pieces, 24, 16), keys)
 
 
-def losses(decoder, mesh, accumulation, kl_weight):
+def losses(decoder, mesh, accumulation, kl_weight, handoffs):
     models = {"full": full, "decoder": decoder}
     setup = Setup(
         configs=tuple((name, m.config) for name, m in models.items()),
         roles=(method.reader, method.writer),
         trained=method.trained,
-        objective=Objective(Terms(1.0, kl_weight, 1.0, chunk=8), "full"),
+        objective=Objective(Terms(1.0, kl_weight, 1.0, chunk=8), "full", handoffs),
         optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
         schedule=schedule,
         accumulation=accumulation,
@@ -100,15 +102,18 @@ odd = cut(full, Kept(np.arange(4, 17), np.stack([np.arange(17), np.arange(8, 25)
 attention = np.array([1]), np.array([[1]]), np.array([[2]])
 shallow = cut(full, Kept(np.arange(4, 16), np.arange(16)[None], *attention))
 alone = make_mesh(1, 1, 1, jax.devices()[:1])
-for decoder, kl_weight, meshes in (
-    (even, 0.5, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), P(None, "fsdp", "tensor"), 2)]),
-    (odd, 0.5, [((1, 4, 2), P(None, None, None), 1)]),
-    (shallow, 0.0, [((2, 2, 2), P(None, "fsdp", "tensor"), 1)]),
+every = P(None, "fsdp", "tensor")
+for decoder, kl_weight, handoffs, meshes in (
+    (even, 0.5, False, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), every, 2)]),
+    (odd, 0.5, False, [((1, 4, 2), P(None, None, None), 1)]),
+    (shallow, 0.0, False, [((2, 2, 2), every, 1)]),
+    (even, 0.5, True, [((2, 2, 2), every, 2)]),
 ):
-    expected, _, _ = losses(decoder, alone, 1, kl_weight)
+    expected, _, _ = losses(decoder, alone, 1, kl_weight, handoffs)
     assert expected[STEPS - 1] < 0.9 * expected[0]
     for sizes, spec, accumulation in meshes:
-        found, where, compilations = losses(decoder, make_mesh(*sizes), accumulation, kl_weight)
+        mesh = make_mesh(*sizes)
+        found, where, compilations = losses(decoder, mesh, accumulation, kl_weight, handoffs)
         np.testing.assert_allclose(found[:STEPS], expected[:STEPS], rtol=0, atol=1e-5)
         np.testing.assert_allclose(found[STEPS], expected[STEPS], rtol=1e-5)
         assert tuple(where) == tuple(spec), where

@@ -62,7 +62,7 @@ def test_every_answer_sees_its_own_prompt_and_past_alone(roles, first_token):
     ],
 )
 def test_losses_and_gradients_are_those_of_rows_alone(roles, trained, first_token):
-    objective = Objective(Terms(1.0, 0.5, 1.5, chunk=8), first_token)
+    objective = Objective(Terms(1.0, 0.5, 1.5, chunk=8), first_token, False)
 
     @jax.jit
     def sums(params, batch):

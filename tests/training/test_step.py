@@ -25,7 +25,7 @@ from overfill_jax.training.step import (
 )
 from tests.builders import make_model, make_rows
 
-CROSS_ENTROPY = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full")
+CROSS_ENTROPY = Objective(Terms(1.0, 0.0, 1.0, chunk=3), "full", False)
 likelihoods = functools.partial(
     jax.jit(answer_log_likelihoods, static_argnames=("first_token", "chunk")), chunk=3
 )
@@ -124,7 +124,7 @@ def test_the_loss_covers_what_a_trained_model_answers_for(
 
 def test_kl_is_zero_against_itself_and_weighs_in(full, decoder):
     batch = make_rows(rows=3).batch()
-    objective = Objective(Terms(0.25, 2.0, 1.5, chunk=4), "full")
+    objective = Objective(Terms(0.25, 2.0, 1.5, chunk=4), "full", False)
     roles, trained = ("full", "decoder"), frozenset({"decoder"})
     same = loss_sums({"full": full, "decoder": full}, roles, trained, objective, batch, "none")
     assert abs(float(same["kl"])) < 1e-3
@@ -139,7 +139,7 @@ def test_two_stage_training_moves_the_decoder_and_only_it(full, decoder, kl_weig
     models, method = {"full": full, "decoder": decoder}, METHODS["two_stage"]
     trained, frozen = split(models, method)
     before = jax.tree.map(np.array, frozen)
-    setup = make_setup(models, method, Objective(Terms(1.0, kl_weight, 1.0, chunk=3), "full"))
+    setup = make_setup(models, method, Objective(Terms(1.0, kl_weight, 1.0, chunk=3), "full", False))
     state, losses = init_state(setup, trained), []
     for _ in range(8):
         state, metrics = train_step(setup, state, frozen, make_rows().batch())
@@ -231,14 +231,15 @@ def test_schedule_and_weight_decay():
 
 
 @pytest.mark.parametrize(
-    ("method", "freeze", "kl_weight", "message"),
+    ("method", "freeze", "kl_weight", "handoffs", "message"),
     [
-        ("both", "full", 0.0, r"train\.method: found 'both', expected one of"),
-        ("two_stage", "decoder", 0.0, r"train\.freeze: found 'decoder'"),
-        ("scratch", "none", 0.0, "goes with method 'two_stage'"),
-        ("full", "full", 1.0, r"train\.kl_weight: found 1, expected 0"),
+        ("both", "full", 0.0, False, r"train\.method: found 'both', expected one of"),
+        ("two_stage", "decoder", 0.0, False, r"train\.freeze: found 'decoder'"),
+        ("scratch", "none", 0.0, False, "goes with method 'two_stage'"),
+        ("full", "full", 1.0, False, r"train\.kl_weight: found 1, expected 0"),
+        ("pruned", "full", 0.0, True, r"train\.handoffs: goes with .*'two_stage', found 'pruned'"),
     ],
 )
-def test_contradicting_settings_are_refused(method, freeze, kl_weight, message):
+def test_contradicting_settings_are_refused(method, freeze, kl_weight, handoffs, message):
     with pytest.raises(ValueError, match=message):
-        choose_method(method, freeze, kl_weight)
+        choose_method(method, freeze, kl_weight, handoffs)
