@@ -405,9 +405,10 @@ class TwoStage:
           InputError: a number below 1.
         """
         tokenizer = self.full.tokenizer
+        reader, writer, _ = self._generator.pair  # laid out already
         return Engine(
-            self.full.model,
-            self.decoder.model,
+            reader,
+            writer,
             self.first_token,
             tokenizer.stop_ids,
             tokenizer,

@@ -1,9 +1,10 @@
 """Thousands of mixed requests through one engine: whether it forgets, leaks or mixes them up.
 
-    python -m tests.soak [--requests=2000] [--checked=200]
+    python -m tests.soak [--requests=2000] [--checked=200] [--refresh=0]
 
 Prompts, answers and ways of sampling at random; some are bad, some are cancelled at a random
-moment, and so many come at once that the queue is full at times. Prints a summary; ends with 1 if
+moment, and so many come at once that the queue is full at times. With `--refresh` answers are
+refreshed every so many tokens, or where the decoder is unsure. Prints a summary; ends with 1 if
 an answer is not that of a single request, if a bad one is not refused, or if memory grows.
 """
 
@@ -19,6 +20,7 @@ import jax
 from overfill_jax.errors import InputError
 from overfill_jax.inference.engine import Engine, QueueFull, Room
 from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import Sampling
 from tests.builders import CONFIG, random_model
@@ -74,12 +76,13 @@ class Outcome:
         self.peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def draw(rng: random.Random) -> Asked:
-    """A request that can be answered."""
+def draw(rng: random.Random, shortest: int) -> Asked:
+    """A request that can be answered, with at least so many tokens."""
     prompt = [rng.randrange(CONFIG.vocab_size) for _ in range(rng.randint(1, 40))]
     stop = rng.choice(((), ("zz", "never"), (chr(97 + rng.randrange(CONFIG.vocab_size)),)))
     temperature, top_k, top_p = rng.choice(((0.0, 0, 1.0), (1.0, 0, 1.0), (0.8, 10, 0.9)))
-    return Asked(prompt, temperature, top_k, top_p, rng.randrange(2**32), rng.randint(1, 24), stop)
+    most = rng.randint(shortest, 24)
+    return Asked(prompt, temperature, top_k, top_p, rng.randrange(2**32), most, stop)
 
 
 def spoil(asked: Asked, rng: random.Random) -> Asked:
@@ -100,19 +103,23 @@ def spoil(asked: Asked, rng: random.Random) -> Asked:
     return dataclasses.replace(asked, **change)
 
 
-def soak(requests: int, checked: int, seed: int) -> Outcome:
-    """So many requests, of whose answers about `checked` are compared."""
+def soak(requests: int, checked: int, seed: int, interval: int = 0) -> Outcome:
+    """So many requests, of whose answers about `checked` are compared.
+
+    Answers are refreshed every `interval` tokens, and earlier where the decoder is unsure.
+    """
     rng = random.Random(seed)
     full, decoder = random_model(0), random_model(1, hidden_size=14, intermediate_size=20)
-    engine = Engine(full, decoder, "full", (5,), LETTERS, "", ROOM)
-    alone = Generator(full, decoder, "full", (5,), 0, LETTERS)
+    refresh = Refresh(interval, entropy=2.5) if interval else None
+    engine = Engine(full, decoder, "full", (5,), LETTERS, "", ROOM, refresh)
+    alone = Generator(full, decoder, "full", (5,), 0, LETTERS, refresh)
     outcome = Outcome(collections.Counter(), [], 0, [], [], [])
     compare_every = max(1, int((1 - SHARE_BAD - SHARE_CANCELLED) * requests / checked))
     open_requests: list[tuple[Asked, Request]] = []
     to_come, answered = requests, 0
     while to_come or engine.busy:
         for _ in range(min(to_come, rng.choice((0, 0, 1, 2, 24)))):
-            if not _submit(engine, draw(rng), rng, outcome, open_requests):
+            if not _submit(engine, draw(rng, max(1, interval)), rng, outcome, open_requests):
                 break
             to_come -= 1
         for _, request in open_requests:
@@ -166,8 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--checked", type=int, default=200)
+    parser.add_argument("--refresh", type=int, default=0)
     given = parser.parse_args()
-    outcome = soak(given.requests, given.checked, seed=0)
+    outcome = soak(given.requests, given.checked, seed=0, interval=given.refresh)
     print(", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items())))
     print(f"{outcome.checked} answers compared with single requests, {len(outcome.wrong)} wrong")
     for name in ("arrays", "bytes", "peak"):

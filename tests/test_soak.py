@@ -1,10 +1,13 @@
 """A short soak; `soak.py` takes thousands of requests."""
 
+import pytest
+
 from tests.soak import soak
 
 
-def test_mixed_requests_are_answered_refused_or_cancelled_and_leave_nothing_behind():
-    outcome = soak(requests=60, checked=60, seed=1)
+@pytest.mark.parametrize("interval", [0, 3])
+def test_mixed_requests_are_answered_refused_or_cancelled_and_leave_nothing_behind(interval):
+    outcome = soak(requests=60, checked=60, seed=1, interval=interval)
     assert not outcome.wrong
     assert outcome.counts.pop("times that the queue was full")
     assert sum(outcome.counts.values()) == 60

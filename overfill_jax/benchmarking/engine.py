@@ -87,11 +87,15 @@ def make_both(
     room = Room(
         config.engine.slots, config.engine.length, config.benchmark.requests, config.engine.chunk
     )
-    if writer is full:
-        return Generator(full, full, "full", (), 0), Engine(full, full, "full", (), None, "", room)
-    refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
-    alone = Generator(full, writer, c.first_token, (), 0, refresh=refresh, cache=c.cache)
-    return alone, Engine(full, writer, c.first_token, (), None, c.cache, room, refresh)
+    first_token, cache, refresh = "full", "", None
+    if writer is not full:
+        first_token, cache = c.first_token, c.cache
+        refresh = find_refresh(
+            c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness
+        )
+    alone = Generator(full, writer, first_token, (), 0, refresh=refresh, cache=cache)
+    reader, writer, _ = alone.pair
+    return alone, Engine(reader, writer, first_token, (), None, cache, room, refresh)
 
 
 def draw(count: int, prompt: int, answer: int, vocabulary: int) -> list[Asked]:

@@ -34,7 +34,7 @@ from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_cache import ServingCache
-from overfill_jax.inference.serving_model import lay_out
+from overfill_jax.inference.serving_model import ServingModel, lay_out
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Model
 
@@ -95,8 +95,8 @@ class Engine:
 
     def __init__(
         self,
-        reader: Model,
-        writer: Model,
+        reader: Model | ServingModel,
+        writer: Model | ServingModel,
         first_token: str,
         stop_ids: Sequence[int],
         tokenizer: Tokenizer | None,
@@ -109,7 +109,8 @@ class Engine:
         """Joins two models, as `Generator` does.
 
         Args:
-          reader, writer, first_token, stop_ids, tokenizer, cache: as of `Generator`.
+          reader, writer, first_token, stop_ids, tokenizer, cache: as of `Generator`, whose `pair`
+            may be shared.
           room: for how much.
           refresh: as of `Generator`.
           prefill_mesh: where the reader lives; on the first device, if not given.
@@ -123,9 +124,9 @@ class Engine:
         alone = make_mesh(1, 1, 1, jax.devices()[:1])
         self._prefill_mesh = prefill_mesh or alone
         self._decode_mesh = decode_mesh or self._prefill_mesh
-        self._reader = place(lay_out(reader), self._prefill_mesh)
+        self._reader = lay_out(reader, self._prefill_mesh)
         same = writer is reader and self._decode_mesh == self._prefill_mesh
-        self._writer = self._reader if same else place(lay_out(writer), self._decode_mesh)
+        self._writer = self._reader if same else lay_out(writer, self._decode_mesh)
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._tokenizer = tokenizer
         self._refresh, self.tally = refresh, Tally()

@@ -74,7 +74,7 @@ def writer_hidden(
 def read_answers(
     prompts: Prompts, reader: Model, batch: Batch, first_token: str, remat: str
 ) -> tuple[Float[Array, "B R D"], Prompts]:
-    """The reader's hidden states in the slots of `writer_hidden`, and its cache with the answers."""
+    """The reader's hidden states in the slots of `writer_hidden`; its cache with the answers."""
     hidden, cache = _written(prompts, reader, batch, first_token, remat)
     return hidden, dataclasses.replace(prompts, cache=cache)
 
