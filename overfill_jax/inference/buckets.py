@@ -13,3 +13,8 @@ def bucket(size: int, smallest: int) -> int:
             return middle
         power *= 2
     return power
+
+
+def multiple(size: int, unit: int) -> int:
+    """The smallest multiple of `unit` that holds `size`."""
+    return -(-size // unit) * unit

@@ -99,7 +99,7 @@ def read_prompts(
     last = jnp.maximum(lengths - 1, 0)[:, None]
     token = jnp.take_along_axis(prompts, last, axis=1)[:, 0]
     hidden, keys = last_of(hidden, lengths), row_keys(seed, rows)
-    return hand_over(reader, hidden, token, read, keys, limits, how)
+    return keep(hand_over(reader, hidden, token, read, keys, limits, how))
 
 
 def hand_over(

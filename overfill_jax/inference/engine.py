@@ -123,9 +123,9 @@ class Engine:
         alone = make_mesh(1, 1, 1, jax.devices()[:1])
         self._prefill_mesh = prefill_mesh or alone
         self._decode_mesh = decode_mesh or self._prefill_mesh
-        self._reader = place(lay_out(reader), self._prefill_mesh)
+        self._reader = lay_out(reader, self._prefill_mesh)
         same = writer is reader and self._decode_mesh == self._prefill_mesh
-        self._writer = self._reader if same else place(lay_out(writer), self._decode_mesh)
+        self._writer = self._reader if same else lay_out(writer, self._decode_mesh)
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._tokenizer = tokenizer
         self._refresh, self.tally = refresh, Tally()

@@ -6,14 +6,16 @@ pair whose reader and writer are the same, and takes the same path.
 
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
 from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer, Draft
-from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.buckets import bucket, multiple
 from overfill_jax.inference.compiled import (
     CHUNK,
     NO_TOKEN,
@@ -22,10 +24,12 @@ from overfill_jax.inference.compiled import (
     read_prompts,
     write_chunk,
 )
+from overfill_jax.inference.placement import mesh_of
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.inference.serving_model import ServingModel, lay_out
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import parts
 from overfill_jax.model.transformer import Model
 
 # Tokens between two looks at the answer when somebody watches it appear.
@@ -47,6 +51,7 @@ class Generator:
         tokenizer: Tokenizer | None = None,
         refresh: Refresh | None = None,
         cache: str = "",
+        mesh: Mesh | None = None,
     ):
         """Joins two models.
 
@@ -59,13 +64,15 @@ class Generator:
           tokenizer: turns answers into text; None where they are wanted as tokens only.
           refresh: when the reader reads again what the writer wrote; None for never.
           cache: "int8" for a cache of integers; "" for one in the dtype of the computation.
+          mesh: devices that share weights and rows; None for those that the reader's weights lie on.
 
         Raises:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.
         """
         check_pair(reader.config, writer.config, first_token, cache)
-        self._reader = lay_out(reader)
-        self._writer = self._reader if writer is reader else lay_out(writer)
+        self._mesh = mesh or mesh_of(reader.params)
+        self._reader = lay_out(reader, self._mesh)
+        self._writer = self._reader if writer is reader else lay_out(writer, self._mesh)
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._pad_id = pad_id
         self._tokenizer = tokenizer
@@ -165,7 +172,7 @@ class Generator:
         Args:
           drafts: by row.
           prompts: of all rows.
-          size: rows of the batch; those without a draft only fill it.
+          size: rows of the batch, at least; those without a draft only fill it.
           sampling: how tokens are chosen.
           max_new_tokens: as of the drafts.
           chunk: most tokens between two looks at them.
@@ -173,22 +180,16 @@ class Generator:
         at_once, most = chunk, max_new_tokens
         if self._refresh is not None:  # a block may reach beyond the answer's end
             at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval
+        # A part of the mesh that has no row works as long as the others.
+        size = multiple(size, parts("batch", self._mesh))
         tokens, lengths = self.padded([prompts[row] for row in drafts], size)
         # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
         rows, limits = np.resize(np.array(list(drafts), np.int32), size), sampling.limits()
-        writing = read_prompts(
-            self._reader,
-            tokens,
-            lengths,
-            seed=np.uint32(sampling.seed),
-            rows=rows,
-            limits=limits,
-            how=self._how,
-            slots=tokens.shape[1] + answer_slots(1 + at_once, most),
-        )
+        slots = tokens.shape[1] + answer_slots(1 + at_once, most)
+        writing = self._read(tokens, lengths, sampling.seed, rows, limits, slots)
         new = np.full((size, 1), NO_TOKEN)
         if self._how.first_token == "full":
-            new = writing.token[:, None]
+            new = np.asarray(writing.token)[:, None]
         while True:
             for draft, row in zip(drafts.values(), np.asarray(new), strict=False):
                 draft.add(row[row != NO_TOKEN].tolist())
@@ -201,24 +202,50 @@ class Generator:
             # The first token is not kept waiting, whoever gives it.
             steps = min(at_once, max_new_tokens - min(written)) if any(written) else 1
             slots = tokens.shape[1] + answer_slots(max(written) + at_once, most)
-            if slots > writing.cache.slots:
-                writing = writing.grow(slots)
-            writing, new = self._write(writing, ended, limits, steps)
+            writing, new = self._write(self._grown(writing, slots), ended, limits, steps)
+
+    def _read(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        seed: int,
+        rows: np.ndarray,
+        limits: dict,
+        slots: int,
+    ) -> Writing:
+        with jax.set_mesh(self._mesh):
+            return read_prompts(
+                self._reader,
+                tokens,
+                lengths,
+                seed=np.uint32(seed),
+                rows=rows,
+                limits=limits,
+                how=self._how,
+                slots=slots,
+            )
+
+    def _grown(self, writing: Writing, slots: int) -> Writing:
+        if slots <= writing.cache.slots:
+            return writing
+        with jax.set_mesh(self._mesh):
+            return writing.grow(slots)
 
     def _write(self, writing: Writing, ended: np.ndarray, limits: dict, steps: int):
         """The next tokens of every row, with NO_TOKEN behind a row's last."""
-        if self._refresh is None:
-            steps = np.int32(steps)
-            return write_chunk(self._writer, writing, ended, limits, self._stop_ids, steps)
-        writing, new, drafted = write_block(
-            self._reader,
-            self._writer,
-            writing,
-            ended,
-            limits,
-            self._stop_ids,
-            **self._refresh.arguments(),
-        )
+        with jax.set_mesh(self._mesh):
+            if self._refresh is None:
+                steps = np.int32(steps)
+                return write_chunk(self._writer, writing, ended, limits, self._stop_ids, steps)
+            writing, new, drafted = write_block(
+                self._reader,
+                self._writer,
+                writing,
+                ended,
+                limits,
+                self._stop_ids,
+                **self._refresh.arguments(),
+            )
         self.tally.count(~ended, new, drafted)
         return writing, new
 

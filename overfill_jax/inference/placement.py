@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import ml_collections
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from overfill_jax.model.layout import constrain, partition
+from overfill_jax.model.mesh import make_mesh, mesh_sizes
 from overfill_jax.model.quantised import Quantised
 
 Axes = tuple[str | None, ...]
@@ -24,19 +26,54 @@ def axes(*names: str | None) -> dict[str, Axes]:
 
 
 def place(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays, a dataclass of dataclasses, on a mesh; those that lie there stay.
+    """The same arrays, a dataclass of dataclasses, on a mesh; those that lie there stay."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, jax.device_put(leaves, shardings(tree, mesh)))
+
+
+def shardings(tree: Any, mesh: Mesh) -> list[NamedSharding]:
+    """Where `place` puts each array, or what stands for one, in the order of the leaves.
 
     An axis that the mesh does not divide is replicated, and said so once.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    shardings, replicated = [], set()
-    for leaf, names in zip(leaves, _axes_of(tree, ()), strict=True):
+    found, replicated = [], set()
+    for leaf, names in zip(jax.tree.leaves(tree), _axes_of(tree, ()), strict=True):
         spec, undivided = partition(names, leaf.shape, mesh)
-        shardings.append(NamedSharding(mesh, _shortened(spec)))
+        found.append(NamedSharding(mesh, _shortened(spec)))
         replicated.update(undivided)
     if replicated:
         _log_once(f"replicated, not divisible: {', '.join(sorted(replicated))}")
-    return jax.tree.unflatten(structure, jax.device_put(leaves, shardings))
+    return found
+
+
+def lies_on(tree: Any, mesh: Mesh) -> bool:
+    """Whether every array is spread over, or copied to, just the devices of the mesh."""
+    devices = set(mesh.devices.flat)
+    return all(leaf.sharding.device_set == devices for leaf in jax.tree.leaves(tree))
+
+
+def mesh_of(tree: Any) -> Mesh:
+    """The mesh that the arrays lie on; where they lie on none, that of the first device alone."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf.sharding, NamedSharding):
+            return leaf.sharding.mesh
+    return make_mesh(1, 1, 1, jax.devices()[:1])
+
+
+def serving_mesh(mesh: ml_collections.ConfigDict, rows: int) -> Mesh:
+    """The devices that answer so many prompts at once, by the `mesh` section of the config.
+
+    Weights are split along `tensor` alone: what training splits along `fsdp` would be brought
+    together again for every token. So `fsdp` counts as `data`, parts of the batch with whole copies
+    of the weights, of which there are no more than rows.
+
+    Raises:
+      InputError: the mesh does not fit the devices.
+    """
+    count = jax.device_count()
+    data, fsdp, tensor = mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, count, f"{count} devices")
+    copies = min(data * fsdp, rows)
+    return make_mesh(copies, 1, tensor, jax.devices()[: copies * tensor])
 
 
 def keep(tree: Any) -> Any:
@@ -57,7 +94,12 @@ def _axes_of(node: Any, names: Axes) -> Iterator[Axes]:
         for part in node:
             yield from _axes_of(part, names)
     elif isinstance(node, Quantised):
-        yield from ((None, *names), (None, *names[1:]))
+        inputs, *outputs = names
+        # Groups stay whole where there are several, as the parts of the input that they belong to.
+        whole = node.values.shape[0] > 1
+        yield from ((inputs, None, *outputs), (inputs, *outputs)) if whole else (
+            (None, inputs, *outputs), (None, *outputs)
+        )
     elif dataclasses.is_dataclass(node):
         for field in dataclasses.fields(node):
             if not field.metadata.get("static"):

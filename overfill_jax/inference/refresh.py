@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from overfill_jax.errors import InputError
 from overfill_jax.inference.acceptance import accepted, unsure
 from overfill_jax.inference.compiled import NO_TOKEN, Writing, compilations
+from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import sample
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import ServingModel, extend, last_of, logits_of
@@ -171,7 +172,8 @@ def write_block(
     if handoff is not None:
         cache, full = draft.cache.refreshed(read, handoff, start, interval), read
     cache = dataclasses.replace(cache, lengths=start + new)
-    return Writing(cache, token, writing.keys, writing.step + new, full), tokens, draft.counts
+    writing = Writing(cache, token, writing.keys, writing.step + new, full)
+    return keep(writing), tokens, draft.counts
 
 
 def _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies, seen) -> _Drafted:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Int8
 from overfill_jax.inference.placement import axes, keep
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.handoff import Handoff
+from overfill_jax.model.layout import constrain
 
 AXES = ("batch", "kv_heads", "slots")
 
@@ -130,7 +131,7 @@ def _with_slots(array: Array, slots: int) -> Array:
 def _pad(array: Array, slots: int) -> Array:
     room = [(0, 0)] * array.ndim
     room[2] = (0, slots - array.shape[2])
-    return jnp.pad(array, room)
+    return constrain(jnp.pad(array, room), *(*AXES, None)[: array.ndim])
 
 
 def stored(values: Float[Array, "B K S H"], dtype: str) -> Entries:
@@ -147,17 +148,16 @@ def stored(values: Float[Array, "B K S H"], dtype: str) -> Entries:
 
 def write(cached: Entries, new: Float[Array, "B T K H"], lengths: Int[Array, "B"]) -> Entries:
     """Puts T new entries of every row behind those it holds; there must be room for them."""
-    rows = jnp.arange(len(cached.values))[:, None]
     slots = lengths[:, None] + jnp.arange(new.shape[1])
 
-    def put(array: Array, entries: Array) -> Array:
+    # Row by row, so that a mesh which splits the rows has nothing to bring together.
+    @jax.vmap
+    def put(array: Array, slots: Array, entries: Array) -> Array:
         # What is promised spares a check that would make XLA write the whole array anew.
-        return array.at[rows, :, slots].set(
-            entries.swapaxes(1, 2), mode="promise_in_bounds", unique_indices=True
-        )
+        return array.at[:, slots].set(entries, mode="promise_in_bounds", unique_indices=True)
 
     entries = stored(new.swapaxes(1, 2), cached.values.dtype.name)
-    return keep(jax.tree.map(put, cached, entries))
+    return keep(jax.tree.map(lambda array, part: put(array, slots, part), cached, entries))
 
 
 def attend(

@@ -5,15 +5,17 @@ with. A decode step takes as long as its weights take to be read, so nothing may
 weights that are stacked over layers are copied, slice by slice, on some platforms.
 """
 
+import contextlib
 import dataclasses
 import functools
 from dataclasses import field
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from overfill_jax.inference.placement import axes
+from overfill_jax.inference.placement import axes, keep, lies_on, mesh_of, place
 from overfill_jax.inference.serving_cache import Entries, ServingCache, attend, write
 from overfill_jax.model.attention import attention
 from overfill_jax.model.config import ModelConfig
@@ -66,17 +68,33 @@ class ServingModel:
     unembed: Float[Array, "D V"] | Quantised | None = field(metadata=axes("embed", "vocab"))
 
 
-def lay_out(model: Model) -> ServingModel:
-    """The same model as serving reads it; the given one is left as it is."""
+def lay_out(model: Model, mesh: Mesh | None = None) -> ServingModel:
+    """The same model as serving reads it; the given one is left as it is.
+
+    Args:
+      model: with weights that lie on the mesh, whose parts then never leave their devices; or
+        elsewhere, from where they move layer by layer.
+      mesh: where serving has them; None for where they lie.
+    """
     c, params = model.config, model.params
-    layers = tuple(_layer(params["layers"], index, c.dtype) for index in range(c.num_layers))
-    return ServingModel(
-        config=c,
-        embed=params["embed"]["embedding"].astype(c.dtype),
-        layers=layers,
-        final_norm=params["final_norm"]["scale"].astype(c.dtype),
-        unembed=_cast(params["unembed"]["kernel"], c.dtype) if "unembed" in params else None,
-    )
+    mesh = mesh or mesh_of(params)
+    there = lies_on(params, mesh)
+
+    def placed(tree):
+        return tree if there else place(tree, mesh)
+
+    with jax.set_mesh(mesh) if there else contextlib.nullcontext():
+        layers = tuple(
+            placed(_layer(params["layers"], index, c.dtype)) for index in range(c.num_layers)
+        )
+        around = ServingModel(
+            config=c,
+            embed=params["embed"]["embedding"].astype(c.dtype),
+            layers=(),
+            final_norm=params["final_norm"]["scale"].astype(c.dtype),
+            unembed=_cast(params["unembed"]["kernel"], c.dtype) if "unembed" in params else None,
+        )
+    return dataclasses.replace(place(around, mesh), layers=layers)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -89,7 +107,7 @@ def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
         for name in ("query_norm", "key_norm")
     }
     out = attention["out"]["kernel"]
-    return Layer(
+    laid_out = Layer(
         attention_norm=layer["attention_norm"]["scale"],
         qkv=jax.tree.map(_join, query["kernel"], key["kernel"], value["kernel"]),
         qkv_bias=_join(query["bias"], key["bias"], value["bias"]) if "bias" in query else None,
@@ -99,6 +117,7 @@ def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
         gate_up=jax.tree.map(_stack, mlp["gate"]["kernel"], mlp["up"]["kernel"]),
         down=mlp["down"]["kernel"],
     )
+    return keep(laid_out)
 
 
 def _cast(tree, dtype: str):

@@ -4,6 +4,7 @@ Full model and decoder are laid out by the same table, each with its own widths.
 the project says where an axis lies.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -32,14 +33,16 @@ def partition(
     spec, undivided = [], []
     for name, size in zip(axes, shape, strict=True):
         names = tuple(axis for axis in RULES.get(name, ()) if mesh.shape.get(axis, 1) > 1)
-        parts = 1
-        for axis in names:
-            parts *= mesh.shape[axis]
-        if size % parts:
-            undivided.append(f"{name} ({size} by {parts})")
+        if size % parts(name, mesh):
+            undivided.append(f"{name} ({size} by {parts(name, mesh)})")
             names = ()
         spec.append(names if len(names) > 1 else next(iter(names), None))
     return PartitionSpec(*spec), undivided
+
+
+def parts(name: str | None, mesh: Mesh | AbstractMesh) -> int:
+    """In how many a mesh splits a logical axis that it divides."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in RULES.get(name, ()))
 
 
 def constrain(array: jax.Array, *axes: str | None) -> jax.Array:

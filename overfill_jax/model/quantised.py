@@ -75,22 +75,20 @@ def product(
 ) -> Float[Array, "..."]:
     """x times the kernel, [..., *out], in the dtype of `x`."""
     if not isinstance(kernel, Quantised):
-        flat = kernel.reshape(kernel.shape[0], -1)
-        return (x @ flat).reshape(*x.shape[:-1], *kernel.shape[1:])
-    groups, size, *out = kernel.values.shape
-    values = kernel.values.reshape(groups, size, -1).astype(x.dtype)
-    scales = kernel.scales.reshape(groups, -1)
+        return jnp.tensordot(x, kernel, 1)
+    groups, size, *_ = kernel.values.shape
+    values = kernel.values.astype(x.dtype)
     if groups == 1:
-        mixed = jnp.matmul(x, values[0], preferred_element_type=jnp.float32) * scales[0]
-    else:
-        parts = jnp.einsum(
-            "...gi,gio->...go",
-            x.reshape(*x.shape[:-1], groups, size),
-            values,
-            preferred_element_type=jnp.float32,
-        )
-        mixed = jnp.sum(parts * scales, axis=-2)
-    return mixed.astype(x.dtype).reshape(*x.shape[:-1], *out)
+        mixed = jnp.tensordot(x, values[0], 1, preferred_element_type=jnp.float32)
+        return (mixed * kernel.scales[0]).astype(x.dtype)
+    parts = jax.lax.dot_general(
+        x.reshape(*x.shape[:-1], groups, size),
+        values,
+        (((x.ndim,), (1,)), ((x.ndim - 1,), (0,))),
+        preferred_element_type=jnp.float32,
+    )
+    scales = kernel.scales.reshape(groups, *(1,) * (x.ndim - 1), *kernel.scales.shape[1:])
+    return jnp.sum(parts * scales, axis=0).astype(x.dtype)
 
 
 def quantise_model(model: Model, scheme: Scheme) -> Model:
