@@ -398,7 +398,7 @@ class TwoStage:
           length: tokens of prompt and answer together that a slot holds.
           queue: requests that may wait.
           chunk: prompt tokens that are read between two steps of the answers.
-          prefill_mesh: where the full model lives; on the first device, if not given.
+          prefill_mesh: where the full model lives; if not given, where its weights lie.
           decode_mesh: where the decoder does; with the full model, if not given.
 
         Raises:

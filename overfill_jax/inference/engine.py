@@ -29,13 +29,12 @@ from overfill_jax.inference.generation import (
     check_pair,
     check_prompt,
 )
-from overfill_jax.inference.placement import place
+from overfill_jax.inference.placement import mesh_of, place
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import lay_out
-from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Model
 
 # Slots that a step reads, doubled until they hold the longest answer: a program for each size.
@@ -112,7 +111,7 @@ class Engine:
           reader, writer, first_token, stop_ids, tokenizer, cache: as of `Generator`.
           room: for how much.
           refresh: as of `Generator`.
-          prefill_mesh: where the reader lives; on the first device, if not given.
+          prefill_mesh: where the reader lives; if not given, where its weights lie.
           decode_mesh: where the writer does; with the reader, if not given. Elsewhere, and with
             refresh, it holds the reader as well, to read the answers.
 
@@ -120,8 +119,7 @@ class Engine:
           InputError: as `Generator`.
         """
         check_pair(reader.config, writer.config, first_token, cache)
-        alone = make_mesh(1, 1, 1, jax.devices()[:1])
-        self._prefill_mesh = prefill_mesh or alone
+        self._prefill_mesh = prefill_mesh or mesh_of(reader.params)
         self._decode_mesh = decode_mesh or self._prefill_mesh
         self._reader = lay_out(reader, self._prefill_mesh)
         same = writer is reader and self._decode_mesh == self._prefill_mesh

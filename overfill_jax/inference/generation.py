@@ -70,9 +70,9 @@ class Generator:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.
         """
         check_pair(reader.config, writer.config, first_token, cache)
-        self._mesh = mesh or mesh_of(reader.params)
-        self._reader = lay_out(reader, self._mesh)
-        self._writer = self._reader if writer is reader else lay_out(writer, self._mesh)
+        self.mesh = mesh or mesh_of(reader.params)
+        self._reader = lay_out(reader, self.mesh)
+        self._writer = self._reader if writer is reader else lay_out(writer, self.mesh)
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._pad_id = pad_id
         self._tokenizer = tokenizer
@@ -180,9 +180,8 @@ class Generator:
         at_once, most = chunk, max_new_tokens
         if self._refresh is not None:  # a block may reach beyond the answer's end
             at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval
-        # A part of the mesh that has no row works as long as the others.
-        size = multiple(size, parts("batch", self._mesh))
         tokens, lengths = self.padded([prompts[row] for row in drafts], size)
+        size = len(tokens)
         # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
         rows, limits = np.resize(np.array(list(drafts), np.int32), size), sampling.limits()
         slots = tokens.shape[1] + answer_slots(1 + at_once, most)
@@ -213,7 +212,7 @@ class Generator:
         limits: dict,
         slots: int,
     ) -> Writing:
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             return read_prompts(
                 self._reader,
                 tokens,
@@ -228,12 +227,12 @@ class Generator:
     def _grown(self, writing: Writing, slots: int) -> Writing:
         if slots <= writing.cache.slots:
             return writing
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             return writing.grow(slots)
 
     def _write(self, writing: Writing, ended: np.ndarray, limits: dict, steps: int):
         """The next tokens of every row, with NO_TOKEN behind a row's last."""
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             if self._refresh is None:
                 steps = np.int32(steps)
                 return write_chunk(self._writer, writing, ended, limits, self._stop_ids, steps)
@@ -250,7 +249,11 @@ class Generator:
         return writing, new
 
     def padded(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prompts [size, slots] of one bucket and their lengths; rows of none fill the batch."""
+        """Prompts [rows, slots] of one bucket and their lengths; rows of none fill the batch.
+
+        Of those there are more than `size`, where that does not divide by the parts of the mesh.
+        """
+        size = multiple(size, parts("batch", self.mesh))
         slots = bucket(max(map(len, prompts)), SMALLEST_PROMPT_BUCKET)
         tokens = np.full((size, slots), self._pad_id, np.int32)
         lengths = np.zeros(size, np.int32)
