@@ -231,6 +231,7 @@ def _generate() -> ml_collections.ConfigDict:
     generate.refresh_entropy = 2.0
     generate.refresh_strictness = 0.0  # 0: all it wrote stands; 1: what the full model would write
     generate.system = ""  # system message of a chat
+    generate.warm_up = 0  # tokens of conversations for which a chat compiles all before it begins
     generate.dtype = "bfloat16"
     generate.cache = ""  # "int8": what the decoder reads of the cache, converted at the handoff
     return generate

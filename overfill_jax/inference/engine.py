@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm.auto import tqdm
 
 from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
@@ -184,6 +185,38 @@ class Engine:
         self._queue.append(request)
         return request
 
+    def warm_up(self, show_progress: bool = False) -> None:
+        """Compiles whatever requests can take, and runs it once; before the first of them.
+
+        No request is then kept waiting by a compilation.
+        """
+        sizes = {}  # of prompts that are read by programs of their own, the shortest
+        for length in range(1, self._room.length):
+            sizes.setdefault(self._padded(length), length)
+        seen = {self._seen(filled) for filled in range(1, self._length + 1)}
+        tally, self.tally = self.tally, Tally()
+        with tqdm(total=len(sizes) + len(seen), disable=not show_progress) as bar:
+            for length in sizes.values():
+                most = min(2, self._room.length - length)
+                # Whatever it writes, it ends by its length.
+                draft = Draft(most, (), (), None)
+                tokens = np.zeros(length, np.int32)
+                self._queue.append(Request("warm_up", tokens, GREEDY, most, draft))
+                self.run()
+                bar.update()
+            for size in sorted(seen):
+                self._warm_up_writing(size)
+                bar.update()
+        self.tally = tally
+
+    def _warm_up_writing(self, seen: int) -> None:
+        """Writes nothing, for every row has ended."""
+        ended, steps = np.ones(self._room.slots, bool), np.zeros(self._room.slots, np.int32)
+        if self._refresh is not None:
+            jax.block_until_ready(self._write_block(ended, seen))
+        else:
+            jax.block_until_ready(self._write_chunk(ended, steps, seen))
+
     @property
     def busy(self) -> bool:
         """Whether a turn would do anything."""
@@ -235,7 +268,7 @@ class Engine:
         left = self._room.chunk
         while left > 0 and len(self._ready) <= self._slots.count(None):
             if self._reading is None:
-                if not self._queue or self._padded(self._queue[0])[0] > left:
+                if not self._queue or self._padded(len(self._queue[0].prompt))[0] > left:
                     return
                 self._reading = self._begin_reading(self._queue.popleft())
             left -= self._read_on(self._reading)
@@ -264,9 +297,9 @@ class Engine:
                 self._reading = None
         return tokens.shape[1]
 
-    def _padded(self, request: Request) -> tuple[int, int]:
-        """Tokens of the request's first chunk, and of its prompt, with padding: a few sizes."""
-        length, chunk = len(request.prompt), self._room.chunk
+    def _padded(self, length: int) -> tuple[int, int]:
+        """Tokens of a prompt's first chunk, and of all of it, with padding: a few sizes."""
+        chunk = self._room.chunk
         if length > chunk:
             return chunk, chunk * bucket(-(-length // chunk), smallest=1)
         slots = min(bucket(length, SMALLEST_PROMPT_BUCKET), chunk)
@@ -274,7 +307,7 @@ class Engine:
 
     def _begin_reading(self, request: Request) -> _Reading:
         request.move_to("reading")
-        tokens = np.zeros((1, self._padded(request)[1]), np.int32)
+        tokens = np.zeros((1, self._padded(len(request.prompt))[1]), np.int32)
         tokens[0, : len(request.prompt)] = request.prompt
         with jax.set_mesh(self._prefill_mesh):
             cache = engine_steps.empty_row(self._reader.config, tokens.shape[1])
@@ -286,17 +319,21 @@ class Engine:
         if not any(left):
             return None
         ended = np.equal(left, 0)
+        filled = max(len(r.prompt) + r.written for r in self._slots if r is not None)
         if self._refresh is not None:
-            return self._write_block(ended)
+            return self._write_block(ended, self._seen(filled + self._refresh.interval))
         steps = np.minimum(left, self._steps(left)).astype(np.int32)
-        seen = self._seen(int(steps.max()))
+        return self._write_chunk(ended, steps, self._seen(filled + int(steps.max())))
+
+    def _write_chunk(self, ended: np.ndarray, steps: np.ndarray, seen: int) -> jax.Array:
+        """The next tokens of every answer, `steps` at most."""
         with jax.set_mesh(self._decode_mesh):
             self._writing, new = write_chunk(
                 self._writer, self._writing, ended, self._limits, self._stop_ids, steps, seen=seen
             )
         return new
 
-    def _write_block(self, ended: np.ndarray) -> jax.Array:
+    def _write_block(self, ended: np.ndarray, seen: int) -> jax.Array:
         """The next block of every answer."""
         with jax.set_mesh(self._decode_mesh):
             self._writing, new, drafted = write_block(
@@ -307,14 +344,13 @@ class Engine:
                 self._limits,
                 self._stop_ids,
                 **self._refresh.arguments(),
-                seen=self._seen(self._refresh.interval),
+                seen=seen,
             )
         self.tally.count(~ended, new, drafted)
         return new
 
-    def _seen(self, steps: int) -> int:
-        """The slots that answers have filled in so many steps, as one of few sizes."""
-        filled = max(len(r.prompt) + r.written for r in self._slots if r is not None) + steps
+    def _seen(self, filled: int) -> int:
+        """Slots that hold so many tokens, as one of few sizes."""
         return min(max(1 << (filled - 1).bit_length(), SMALLEST_SEEN), self._length)
 
     def _steps(self, left: Sequence[int]) -> int:

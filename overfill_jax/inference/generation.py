@@ -26,7 +26,7 @@ from overfill_jax.inference.compiled import (
 )
 from overfill_jax.inference.placement import mesh_of
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
-from overfill_jax.inference.sampling import Sampling
+from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_model import ServingModel, lay_out
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import parts
@@ -177,9 +177,7 @@ class Generator:
           max_new_tokens: as of the drafts.
           chunk: most tokens between two looks at them.
         """
-        at_once, most = chunk, max_new_tokens
-        if self._refresh is not None:  # a block may reach beyond the answer's end
-            at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval
+        at_once, most = self._reach(chunk, max_new_tokens)
         tokens, lengths = self.padded([prompts[row] for row in drafts], size)
         size = len(tokens)
         # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
@@ -202,6 +200,58 @@ class Generator:
             steps = min(at_once, max_new_tokens - min(written)) if any(written) else 1
             slots = tokens.shape[1] + answer_slots(max(written) + at_once, most)
             writing, new = self._write(self._grown(writing, slots), ended, limits, steps)
+
+    def warm_up(
+        self,
+        prompt_lengths: Sequence[int],
+        batch_sizes: Sequence[int],
+        max_new_tokens: int,
+        show_progress: bool = False,
+    ) -> None:
+        """Compiles what answers take, and runs it once; memory that is lacking shows here.
+
+        Prompts in the buckets of these lengths are then answered without a compilation, however
+        the tokens are chosen.
+
+        Args:
+          prompt_lengths: tokens.
+          batch_sizes: prompts that are answered at once. `generate` fills batches of its
+            `batch_size`; of what is left it makes one of the size of a bucket.
+          max_new_tokens: as of the prompts to come.
+          show_progress: on the console.
+
+        Raises:
+          InputError: a number below 1, or lengths beyond the models'.
+        """
+        for name, numbers in (("prompt_lengths", prompt_lengths), ("batch_sizes", batch_sizes)):
+            if not numbers or min(numbers) < 1:
+                raise InputError(f"warm_up: {name} is {numbers}, expected positive numbers")
+        self.check_prompt([0] * max(prompt_lengths), max_new_tokens, "warm_up")
+        at_once, most = self._reach(CHUNK, max_new_tokens)
+        batches = {
+            tokens.shape: (tokens, lengths)
+            for size in batch_sizes
+            for prompt in sorted({bucket(n, SMALLEST_PROMPT_BUCKET) for n in prompt_lengths})
+            for tokens, lengths in [self.padded([[0] * prompt] * size, size)]
+        }
+        for tokens, lengths in tqdm(batches.values(), unit=" shapes", disable=not show_progress):
+            rows, limits = np.zeros(len(tokens), np.int32), GREEDY.limits()
+            ended, slots = np.ones(len(tokens), bool), answer_slots(1 + at_once, most)
+            writing = self._read(tokens, lengths, 0, rows, limits, tokens.shape[1] + slots)
+            while True:  # nothing is written, for every row has ended
+                writing, new = self._write(writing, ended, limits, 1)
+                if slots >= answer_slots(most, most):
+                    break
+                slots = answer_slots(slots + 1, most)
+                writing = self._grown(writing, tokens.shape[1] + slots)
+            jax.block_until_ready(new)
+
+    def _reach(self, chunk: int, max_new_tokens: int) -> tuple[int, int]:
+        """Tokens that an answer grows at once, at most, and that it has in the end."""
+        if self._refresh is None:
+            return chunk, max_new_tokens
+        # A block may reach beyond the answer's end.
+        return self._refresh.interval, max_new_tokens + self._refresh.interval
 
     def _read(
         self,
