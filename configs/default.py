@@ -12,6 +12,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.attention = "auto"  # who computes it: auto, xla, splash (TPU), cudnn (NVIDIA GPU)
+    # Where compiled programs outlive the process: auto (`{workdir}/compiled`, on accelerators), a
+    # folder, or nowhere ("", unless JAX_COMPILATION_CACHE_DIR says where).
+    config.compilation_cache = "auto"
     config.mesh = _mesh()
     config.plan = _plan()
     config.benchmark = _benchmark()
