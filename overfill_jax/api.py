@@ -95,9 +95,7 @@ class LanguageModel:
         return self.model.params
 
 
-def load(
-    folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None
-) -> LanguageModel:
+def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None) -> LanguageModel:
     """Loads a Hugging Face folder or one of ours (a workdir's `full`, `pruned`, `decoder`).
 
     >>> overfill_jax.load("launch/quickstart_model", dtype="bfloat16").config.dtype

@@ -64,7 +64,7 @@ class Generator:
           tokenizer: turns answers into text; None where they are wanted as tokens only.
           refresh: when the reader reads again what the writer wrote; None for never.
           cache: "int8" for a cache of integers; "" for one in the dtype of the computation.
-          mesh: devices that share weights and rows; None for those that the reader's weights lie on.
+          mesh: devices that share weights and rows; None for those that hold the reader's weights.
 
         Raises:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.

@@ -99,8 +99,10 @@ def _axes_of(node: Any, names: Axes) -> Iterator[Axes]:
         inputs, *outputs = names
         # Groups stay whole where there are several, as the parts of the input that they belong to.
         whole = node.values.shape[0] > 1
-        yield from ((inputs, None, *outputs), (inputs, *outputs)) if whole else (
-            (None, inputs, *outputs), (None, *outputs)
+        yield from (
+            ((inputs, None, *outputs), (inputs, *outputs))
+            if whole
+            else ((None, inputs, *outputs), (None, *outputs))
         )
     elif dataclasses.is_dataclass(node):
         for field in dataclasses.fields(node):

@@ -277,9 +277,7 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
 
 
 @pytest.mark.parametrize("refresh", [None, Refresh(4)])
-def test_after_warming_up_nothing_is_compiled(
-    full, decoder, pairs, compiled, monkeypatch, refresh
-):
+def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
     monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 16)
     jax.clear_caches()
     room = dataclasses.replace(ROOM, slots=2, length=50, queue=200)

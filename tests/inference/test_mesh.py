@@ -81,7 +81,8 @@ for mesh, writer, settings in (
 """
 
 LOGITS = """
-tokens, lengths = jnp.array(np.random.default_rng(0).integers(0, 512, (4, 12))), jnp.array([12, 7, 1, 9])
+tokens = jnp.array(np.random.default_rng(0).integers(0, 512, (4, 12)))
+lengths = jnp.array([12, 7, 1, 9])
 
 
 @jax.jit
@@ -160,11 +161,94 @@ assert min(96 * 4 * 4 * 32 // 4, 96 * 2 * 192 // 4, 4 * 4 * 40 * 32 // 4) >= row
 """
 
 
-@pytest.mark.parametrize("program", [ANSWERS, LOGITS, PROGRAMS], ids=["answers", "logits", "programs"])
+STAGES = """
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import overfill_jax
+from configs.default import get_config
+
+jax.config.update("jax_disable_most_optimizations", True)
+source, workdir = "launch/quickstart_model", Path(sys.argv[1])
+full = overfill_jax.load(source, "float32")
+decoder = overfill_jax.prune(full, None, 64, 160, selection="first")
+overfill_jax.save(full, workdir / "full")
+overfill_jax.save(decoder, workdir / "decoder")
+lines = [{"prompt": f"{n} + {n} =", "response": f"{2 * n}"} for n in range(5)]
+(workdir / "rows.jsonl").write_text("\\n".join(map(json.dumps, lines)))
+
+
+def answers(*sizes):
+    config = get_config()
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = sizes
+    config.generate.max_new_tokens, config.generate.dtype = 6, "float32"
+    config.generate.batch_size = 3  # which no mesh divides
+    config.generate.prompts = str(workdir / "rows.jsonl")
+    config.generate.output = str(workdir / "answers.jsonl")
+    overfill_jax.run_stage("generate", config, workdir)
+    return (workdir / "answers.jsonl").read_text()
+
+
+def losses(*sizes):
+    config = get_config()
+    config.mesh.data, config.mesh.fsdp, config.mesh.tensor = sizes
+    config.evaluate.max_new_tokens, config.evaluate.batch_size = 2, 3
+    config.evaluate.source = str(workdir / "rows.jsonl")
+    overfill_jax.run_stage("evaluate", config, workdir)
+    paths = [workdir / "results" / f"{name}.json" for name in ("full", "two_stage")]
+    return [json.loads(path.read_text())["loss"]["total"]["loss"] for path in paths]
+
+
+# Devices that are not asked for stand by; what training splits along `fsdp` counts as `data`.
+assert answers(2, 1, 2) == answers(1, -1, 4) == answers(1, 1, 1)
+np.testing.assert_allclose(losses(2, 1, 2), losses(1, 1, 1), rtol=1e-5)
+
+mesh = jax.make_mesh((2, 4), ("data", "tensor"))
+pair, shared = (
+    overfill_jax.TwoStage(*(overfill_jax.load(workdir / name, mesh=where) for name in names))
+    for names in [("full", "decoder")]
+    for where in (None, mesh)
+)
+kernel = shared.full.params["layers"]["mlp"]["gate"]["kernel"]
+assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+prompts = [f"{n} + {n} =" for n in range(3)]
+assert shared.generate(prompts, max_new_tokens=6) == pair.generate(prompts, max_new_tokens=6)
+found = []
+tokens, more = np.array([[5, 6, 7], [8, 9, 0]]), np.array([[8, 9], [10, 11]])
+for one in (pair, shared):
+    first, cache = one.prefill(tokens, np.array([3, 2]))
+    found.append((first, one.extend(more, cache)[0]))
+for one, other in zip(*found, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-4)
+try:
+    overfill_jax.load(source, mesh=jax.make_mesh((8,), ("x",)))
+except overfill_jax.InputError as error:
+    assert "found axis 'x', expected of data, fsdp, tensor" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+PROGRAMS_BY_NAME = {"answers": ANSWERS, "logits": LOGITS, "programs": PROGRAMS}
+
+
+@pytest.mark.parametrize("program", PROGRAMS_BY_NAME.values(), ids=PROGRAMS_BY_NAME)
 def test_on_simulated_devices(program):
+    run(MODELS + program)
+
+
+def test_stages_and_python_share_models_among_devices(tmp_path):
+    run(STAGES, str(tmp_path))
+
+
+def run(program: str, *arguments: str) -> None:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": simulated(8)}
     done = subprocess.run(
-        [sys.executable, "-c", MODELS + program],
+        [sys.executable, "-c", program, *arguments],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

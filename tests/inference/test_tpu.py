@@ -57,7 +57,8 @@ def bytes_of(tree):
 DECODING = """
 _, config = shapes_of(llama3_2_3b)
 params = abstract(config, "bfloat16").params
-layer = jax.eval_shape(functools.partial(serving_model._layer, dtype="bfloat16"), params["layers"], 0)
+lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16")
+layer = jax.eval_shape(lay_out_layer, params["layers"], 0)
 writer = placed(
     ServingModel(
         config=config,
