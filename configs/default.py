@@ -12,6 +12,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.attention = "auto"  # who computes it: auto, xla, splash (TPU), cudnn (NVIDIA GPU)
+    # Where compiled programs outlive the process: auto (`{workdir}/compiled`, on accelerators), a
+    # folder, or nowhere ("", unless JAX_COMPILATION_CACHE_DIR says where).
+    config.compilation_cache = "auto"
     config.mesh = _mesh()
     config.plan = _plan()
     config.benchmark = _benchmark()
@@ -231,6 +234,7 @@ def _generate() -> ml_collections.ConfigDict:
     generate.refresh_entropy = 2.0
     generate.refresh_strictness = 0.0  # 0: all it wrote stands; 1: what the full model would write
     generate.system = ""  # system message of a chat
+    generate.warm_up = 0  # tokens of conversations for which a chat compiles all before it begins
     generate.dtype = "bfloat16"
     generate.cache = ""  # "int8": what the decoder reads of the cache, converted at the handoff
     return generate

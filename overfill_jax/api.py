@@ -35,6 +35,8 @@ from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.cache import KVCache
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.mesh import as_ours
+from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model
 from overfill_jax.pruning.choose import choose
 from overfill_jax.pruning.cut import cut
@@ -44,6 +46,7 @@ from overfill_jax.pruning.stream import text_batches, token_batches
 from overfill_jax.weights.folders import (
     check_dtype,
     fingerprint,
+    load_config,
     load_fingerprint,
     load_model,
     load_origin,
@@ -92,22 +95,31 @@ class LanguageModel:
         return self.model.params
 
 
-def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
+def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None) -> LanguageModel:
     """Loads a Hugging Face folder or one of ours (a workdir's `full`, `pruned`, `decoder`).
 
     >>> overfill_jax.load("launch/quickstart_model", dtype="bfloat16").config.dtype
     'bfloat16'
+    >>> mesh = jax.make_mesh((1, 1), ("data", "tensor"))  # copies, and parts of each
+    >>> spread = overfill_jax.load("launch/quickstart_model", mesh=mesh)
 
     Args:
       folder: with config.json, weights and tokenizer.
       dtype: of weights and computation; as stored where not given.
+      mesh: devices that share the model, with axes `data` (parts of a batch, each with whole copies
+        of the weights) and `tensor` (parts of heads, MLP and vocabulary); pairs answer there, too.
+        The first device alone, if not given.
 
     Raises:
-      InputError: names the file, and what is missing, broken or not understood in it.
+      InputError: names the file, and what is missing, broken or not understood in it; a mesh with
+        other axes.
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, dtype)
+    shardings = None
+    if mesh is not None:
+        shardings = weight_shardings(load_config(folder), as_ours(mesh))
+    model = load_model(folder, dtype, shardings)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
     identity = load_fingerprint(folder) or fingerprint(model)
     template, origin = load_template(folder), load_origin(folder)
@@ -273,7 +285,8 @@ class TwoStage:
           InputError: another shape, a length out of range, or a token that the model lacks.
         """
         tokens, lengths = padded_prompts(tokens, lengths, self.full.config)
-        logits, cache = _prefill(self.full.model, tokens, lengths, ANSWER_SLOTS)
+        with jax.set_mesh(self._generator.mesh):
+            logits, cache = _prefill(self.full.model, tokens, lengths, ANSWER_SLOTS)
         cache = two_stage.handoff(cache, self.full.config, self.decoder.config, self.first_token)
         if self.first_token == "full":
             return logits, cache
@@ -352,6 +365,26 @@ class TwoStage:
             return [answer.text for answer in answers]
         return [np.array(answer.tokens, np.int32) for answer in answers]
 
+    def warm_up(
+        self,
+        prompt_lengths: Sequence[int],
+        batch_sizes: Sequence[int] = (1,),
+        max_new_tokens: int = 256,
+    ) -> None:
+        """Compiles what answers to prompts of these lengths take, before they are asked for.
+
+        >>> pair.warm_up(range(1, 25), batch_sizes=(1, 3), max_new_tokens=8)
+
+        Args:
+          prompt_lengths: tokens; a few neighbouring lengths share what is compiled.
+          batch_sizes: prompts answered at once: `stream` answers 1, `generate` up to `batch_size`.
+          max_new_tokens: as of the answers to come.
+
+        Raises:
+          InputError: a number below 1, or lengths beyond the models'.
+        """
+        self._generator.warm_up(prompt_lengths, batch_sizes, max_new_tokens)
+
     def stream(
         self,
         prompt: Prompt,
@@ -398,7 +431,7 @@ class TwoStage:
           length: tokens of prompt and answer together that a slot holds.
           queue: requests that may wait.
           chunk: prompt tokens that are read between two steps of the answers.
-          prefill_mesh: where the full model lives; on the first device, if not given.
+          prefill_mesh: where the full model lives; if not given, where its weights lie.
           decode_mesh: where the decoder does; with the full model, if not given.
 
         Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ml_collections
 
-from overfill_jax import distributed, files
+from overfill_jax import compilation, distributed, files
 from overfill_jax.errors import InputError
 
 # In the order of the data, each the module that owns its `run(config, workdir)`. They are
@@ -32,6 +32,9 @@ STAGES = {
 # They run in many processes if need be, save and end on SIGTERM, and record their config when they
 # begin. Of the others, every process would write the same files.
 JOBS = frozenset({"train"})
+
+# Their programs are worth keeping. (A benchmark measures how long they take to compile.)
+COMPILING = frozenset({"calibrate", "train", "generate", "chat", "evaluate", "score"})
 
 
 def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path) -> None:
@@ -86,7 +89,9 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
     config = _resolved(config, workdir)
     distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
     distributed.check_shared(workdir)
-    importlib.import_module(STAGES[stage]).run(config, workdir)
+    folder = config.compilation_cache if stage in COMPILING else ""
+    with compilation.kept(folder, workdir):
+        importlib.import_module(STAGES[stage]).run(config, workdir)
     if stage not in JOBS:
         files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
 
@@ -94,7 +99,7 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
 def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
     """A copy in which `{workdir}` is replaced in every string."""
     config = config.copy_and_resolve_references()
-    for section in config.values():
+    for section in (config, *config.values()):
         if isinstance(section, ml_collections.ConfigDict):
             for key, value in section.items():
                 if isinstance(value, str):

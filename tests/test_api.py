@@ -60,7 +60,8 @@ def in_the_middle(tmp_path_factory):
 
 
 METHODS = [
-    f"TwoStage.{name}" for name in ("prefill", "extend", "generate", "stream", "engine", "encode")
+    f"TwoStage.{name}"
+    for name in ("prefill", "extend", "generate", "warm_up", "stream", "engine", "encode")
 ]
 
 

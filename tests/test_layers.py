@@ -22,7 +22,7 @@ ROOMS = (
     ("two_stage",),
     ("weights",),
     ("model",),
-    ("chips", "distributed"),
+    ("chips", "compilation", "distributed"),
     ("errors", "files"),
 )
 PACKAGE = REPOSITORY / "overfill_jax"

@@ -29,6 +29,7 @@ from overfill_jax.evaluation.systems import (
 from overfill_jax.evaluation.task import Task, load_task
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator, check_prompt
+from overfill_jax.inference.placement import mesh_of, serving_mesh
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
 from overfill_jax.model.transformer import Model
@@ -58,9 +59,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     described = settings(config, task, rejected)
     found: list[Result] = []
     models: dict[str, Model] = {}
+    mesh = serving_mesh(config.mesh, c.batch_size)
     for number, system in enumerate(present, 1):
         start = time.monotonic()
-        swap_models(models, system, workdir, c.dtype)
+        swap_models(models, system, workdir, c.dtype, mesh)
         loading = time.monotonic() - start
         result = evaluate_system(system, models[system.reader], models[system.writer], task)
         result = dataclasses.replace(result, seconds={"loading": loading} | result.seconds)
@@ -125,12 +127,15 @@ def log_likelihoods(
     """Log-probability of every reference token, in the order of the examples."""
     batches = evaluation_batches(task.examples, task.batch_size)
     total = -(-len(task.examples) // task.batch_size)
-    rows = [
-        np.asarray(
-            _log_likelihoods(reader, writer, batch, first_token=task.first_token, chunk=LOSS_CHUNK)
-        )
-        for batch in tqdm(batches, f"{title}: loss", total, leave=False, unit=" batches")
-    ]
+    with jax.set_mesh(mesh_of(reader.params)):
+        rows = [
+            np.asarray(
+                _log_likelihoods(
+                    reader, writer, batch, first_token=task.first_token, chunk=LOSS_CHUNK
+                )
+            )
+            for batch in tqdm(batches, f"{title}: loss", total, leave=False, unit=" batches")
+        ]
     return np.concatenate(rows)[: len(task.examples)]
 
 

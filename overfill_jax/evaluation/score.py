@@ -19,6 +19,7 @@ from overfill_jax.evaluation.scores import Score, as_lines, as_report, score_of
 from overfill_jax.evaluation.systems import System, swap_models
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.engine import Engine, Room
+from overfill_jax.inference.placement import serving_mesh
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.transformer import Model
@@ -44,10 +45,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         judge_anew(exam, log)
     scores: list[Score] = []
     models: dict[str, Model] = {}
+    mesh = serving_mesh(config.mesh, exam.batch_size)
     for system, log in logs.items():
         left = [asked for asked in exam.asked if asked.question.id not in log.rows]
         if left:
-            swap_models(models, system, workdir, exam.dtype)
+            swap_models(models, system, workdir, exam.dtype, mesh)
             ask = rank_all if left[0].question.choices else answer_all
             ask(system, models, exam, left, log)
         scores.append(judge(system, exam, log))

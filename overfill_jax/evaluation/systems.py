@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging
+from jax.sharding import Mesh
 
 from overfill_jax.errors import InputError
+from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model
-from overfill_jax.weights.folders import load_fingerprint, load_model, load_origin
+from overfill_jax.weights.folders import load_config, load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import misfit
 
 
@@ -113,7 +115,9 @@ def find_misfit(system: System, workdir: Path, first_token: str) -> str:
     return ""
 
 
-def swap_models(models: dict[str, Model], system: System, workdir: Path, dtype: str) -> None:
+def swap_models(
+    models: dict[str, Model], system: System, workdir: Path, dtype: str, mesh: Mesh
+) -> None:
     """Makes `models`, by folder, those of `system`; the full one stays, for most systems read it.
 
     The old ones go before the new ones come, so that never more than three are in memory.
@@ -122,4 +126,5 @@ def swap_models(models: dict[str, Model], system: System, workdir: Path, dtype: 
         del models[folder]
     for folder in system.folders:
         if folder not in models:
-            models[folder] = load_model(workdir / folder, dtype)
+            path = workdir / folder
+            models[folder] = load_model(path, dtype, weight_shardings(load_config(path), mesh))

@@ -13,7 +13,10 @@ HELP = "/reset begins a new conversation, /exit or Ctrl-D ends; Ctrl-C cuts an a
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Talks until the user ends it; the full model reads the whole conversation at every turn."""
     c = config.generate
-    assistant = load_assistant(config, workdir)
+    assistant = load_assistant(config, workdir, rows=1)
+    if c.warm_up:
+        lengths = range(1, c.warm_up + 1)
+        assistant.generator.warm_up(lengths, (1,), c.max_new_tokens, show_progress=True)
     print(HELP)
     opening = [{"role": "system", "content": c.system}] if c.system else []
     messages = opening

@@ -67,10 +67,12 @@ def likelihoods(
         size = min(bucket(len(batch), smallest=1), batch_size)
         read, lengths = generator.padded([prompts[row] for row in batch], size)
         slots = bucket(len(continuations[batch[0]]), SMALLEST_CONTINUATION_BUCKET)
-        written = np.zeros((size, slots), np.int32)
+        written = np.zeros((len(read), slots), np.int32)
         for number, row in enumerate(batch):
             written[number, : len(continuations[row])] = continuations[row]
-        log_p, greedy = map(np.asarray, judge(reader, writer, read, lengths, written, how))
+        with jax.set_mesh(generator.mesh):
+            log_p, greedy = judge(reader, writer, read, lengths, written, how)
+        log_p, greedy = np.asarray(log_p), np.asarray(greedy)
         for number, row in enumerate(batch):
             length = len(continuations[row])
             total = log_p[number, :length].astype(np.float64).sum()

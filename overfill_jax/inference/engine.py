@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm.auto import tqdm
 
 from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
@@ -29,13 +30,12 @@ from overfill_jax.inference.generation import (
     check_pair,
     check_prompt,
 )
-from overfill_jax.inference.placement import place
+from overfill_jax.inference.placement import mesh_of, place
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import ServingModel, lay_out
-from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Model
 
 # Slots that a step reads, doubled until they hold the longest answer: a program for each size.
@@ -113,7 +113,7 @@ class Engine:
             may be shared.
           room: for how much.
           refresh: as of `Generator`.
-          prefill_mesh: where the reader lives; on the first device, if not given.
+          prefill_mesh: where the reader lives; if not given, where its weights lie.
           decode_mesh: where the writer does; with the reader, if not given. Elsewhere, and with
             refresh, it holds the reader as well, to read the answers.
 
@@ -121,8 +121,7 @@ class Engine:
           InputError: as `Generator`.
         """
         check_pair(reader.config, writer.config, first_token, cache)
-        alone = make_mesh(1, 1, 1, jax.devices()[:1])
-        self._prefill_mesh = prefill_mesh or alone
+        self._prefill_mesh = prefill_mesh or mesh_of(reader)
         self._decode_mesh = decode_mesh or self._prefill_mesh
         self._reader = lay_out(reader, self._prefill_mesh)
         same = writer is reader and self._decode_mesh == self._prefill_mesh
@@ -187,6 +186,38 @@ class Engine:
         self._queue.append(request)
         return request
 
+    def warm_up(self, show_progress: bool = False) -> None:
+        """Compiles whatever requests can take, and runs it once; before the first of them.
+
+        No request is then kept waiting by a compilation.
+        """
+        sizes = {}  # of prompts that are read by programs of their own, the shortest
+        for length in range(1, self._room.length):
+            sizes.setdefault(self._padded(length), length)
+        seen = {self._seen(filled) for filled in range(1, self._length + 1)}
+        tally, self.tally = self.tally, Tally()
+        with tqdm(total=len(sizes) + len(seen), disable=not show_progress) as bar:
+            for length in sizes.values():
+                most = min(2, self._room.length - length)
+                # Whatever it writes, it ends by its length.
+                draft = Draft(most, (), (), None)
+                tokens = np.zeros(length, np.int32)
+                self._queue.append(Request("warm_up", tokens, GREEDY, most, draft))
+                self.run()
+                bar.update()
+            for size in sorted(seen):
+                self._warm_up_writing(size)
+                bar.update()
+        self.tally = tally
+
+    def _warm_up_writing(self, seen: int) -> None:
+        """Writes nothing, for every row has ended."""
+        ended, steps = np.ones(self._room.slots, bool), np.zeros(self._room.slots, np.int32)
+        if self._refresh is not None:
+            jax.block_until_ready(self._write_block(ended, seen))
+        else:
+            jax.block_until_ready(self._write_chunk(ended, steps, seen))
+
     @property
     def busy(self) -> bool:
         """Whether a turn would do anything."""
@@ -238,7 +269,7 @@ class Engine:
         left = self._room.chunk
         while left > 0 and len(self._ready) <= self._slots.count(None):
             if self._reading is None:
-                if not self._queue or self._padded(self._queue[0])[0] > left:
+                if not self._queue or self._padded(len(self._queue[0].prompt))[0] > left:
                     return
                 self._reading = self._begin_reading(self._queue.popleft())
             left -= self._read_on(self._reading)
@@ -267,9 +298,9 @@ class Engine:
                 self._reading = None
         return tokens.shape[1]
 
-    def _padded(self, request: Request) -> tuple[int, int]:
-        """Tokens of the request's first chunk, and of its prompt, with padding: a few sizes."""
-        length, chunk = len(request.prompt), self._room.chunk
+    def _padded(self, length: int) -> tuple[int, int]:
+        """Tokens of a prompt's first chunk, and of all of it, with padding: a few sizes."""
+        chunk = self._room.chunk
         if length > chunk:
             return chunk, chunk * bucket(-(-length // chunk), smallest=1)
         slots = min(bucket(length, SMALLEST_PROMPT_BUCKET), chunk)
@@ -277,7 +308,7 @@ class Engine:
 
     def _begin_reading(self, request: Request) -> _Reading:
         request.move_to("reading")
-        tokens = np.zeros((1, self._padded(request)[1]), np.int32)
+        tokens = np.zeros((1, self._padded(len(request.prompt))[1]), np.int32)
         tokens[0, : len(request.prompt)] = request.prompt
         with jax.set_mesh(self._prefill_mesh):
             cache = engine_steps.empty_row(self._reader.config, tokens.shape[1])
@@ -289,17 +320,21 @@ class Engine:
         if not any(left):
             return None
         ended = np.equal(left, 0)
+        filled = max(len(r.prompt) + r.written for r in self._slots if r is not None)
         if self._refresh is not None:
-            return self._write_block(ended)
+            return self._write_block(ended, self._seen(filled + self._refresh.interval))
         steps = np.minimum(left, self._steps(left)).astype(np.int32)
-        seen = self._seen(int(steps.max()))
+        return self._write_chunk(ended, steps, self._seen(filled + int(steps.max())))
+
+    def _write_chunk(self, ended: np.ndarray, steps: np.ndarray, seen: int) -> jax.Array:
+        """The next tokens of every answer, `steps` at most."""
         with jax.set_mesh(self._decode_mesh):
             self._writing, new = write_chunk(
                 self._writer, self._writing, ended, self._limits, self._stop_ids, steps, seen=seen
             )
         return new
 
-    def _write_block(self, ended: np.ndarray) -> jax.Array:
+    def _write_block(self, ended: np.ndarray, seen: int) -> jax.Array:
         """The next block of every answer."""
         with jax.set_mesh(self._decode_mesh):
             self._writing, new, drafted = write_block(
@@ -310,14 +345,13 @@ class Engine:
                 self._limits,
                 self._stop_ids,
                 **self._refresh.arguments(),
-                seen=self._seen(self._refresh.interval),
+                seen=seen,
             )
         self.tally.count(~ended, new, drafted)
         return new
 
-    def _seen(self, steps: int) -> int:
-        """The slots that answers have filled in so many steps, as one of few sizes."""
-        filled = max(len(r.prompt) + r.written for r in self._slots if r is not None) + steps
+    def _seen(self, filled: int) -> int:
+        """Slots that hold so many tokens, as one of few sizes."""
         return min(max(1 << (filled - 1).bit_length(), SMALLEST_SEEN), self._length)
 
     def _steps(self, left: Sequence[int]) -> int:

@@ -21,7 +21,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not c.prompts:
         raise InputError("generate.prompts: no file given, expected JSONL")
     asked = read_conversations(Path(c.prompts), config.text.prompt_column)
-    assistant = load_assistant(config, workdir)
+    assistant = load_assistant(config, workdir, c.batch_size)
     if not c.output:
         answers = answer_all(assistant, asked, c)
         for messages, answer in zip(asked.values(), answers, strict=True):

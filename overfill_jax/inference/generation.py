@@ -26,7 +26,7 @@ from overfill_jax.inference.compiled import (
 )
 from overfill_jax.inference.placement import mesh_of
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
-from overfill_jax.inference.sampling import Sampling
+from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_model import ServingModel, lay_out
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import parts
@@ -64,15 +64,15 @@ class Generator:
           tokenizer: turns answers into text; None where they are wanted as tokens only.
           refresh: when the reader reads again what the writer wrote; None for never.
           cache: "int8" for a cache of integers; "" for one in the dtype of the computation.
-          mesh: devices that share weights and rows; None for those where the reader lies.
+          mesh: devices that share weights and rows; None for those that hold the reader's weights.
 
         Raises:
           InputError: the writer cannot read the reader's cache, or `first_token` is neither.
         """
         check_pair(reader.config, writer.config, first_token, cache)
-        self._mesh = mesh or mesh_of(reader.params)
-        self._reader = lay_out(reader, self._mesh)
-        self._writer = self._reader if writer is reader else lay_out(writer, self._mesh)
+        self.mesh = mesh or mesh_of(reader)
+        self._reader = lay_out(reader, self.mesh)
+        self._writer = self._reader if writer is reader else lay_out(writer, self.mesh)
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._pad_id = pad_id
         self._tokenizer = tokenizer
@@ -177,12 +177,9 @@ class Generator:
           max_new_tokens: as of the drafts.
           chunk: most tokens between two looks at them.
         """
-        at_once, most = chunk, max_new_tokens
-        if self._refresh is not None:  # a block may reach beyond the answer's end
-            at_once, most = self._refresh.interval, max_new_tokens + self._refresh.interval
-        # A part of the mesh that has no row works as long as the others.
-        size = multiple(size, parts("batch", self._mesh))
+        at_once, most = self._reach(chunk, max_new_tokens)
         tokens, lengths = self.padded([prompts[row] for row in drafts], size)
+        size = len(tokens)
         # Rows that only fill the batch repeat the others' numbers; nobody reads what they draw.
         rows, limits = np.resize(np.array(list(drafts), np.int32), size), sampling.limits()
         slots = tokens.shape[1] + answer_slots(1 + at_once, most)
@@ -204,6 +201,58 @@ class Generator:
             slots = tokens.shape[1] + answer_slots(max(written) + at_once, most)
             writing, new = self._write(self._grown(writing, slots), ended, limits, steps)
 
+    def warm_up(
+        self,
+        prompt_lengths: Sequence[int],
+        batch_sizes: Sequence[int],
+        max_new_tokens: int,
+        show_progress: bool = False,
+    ) -> None:
+        """Compiles what answers take, and runs it once; memory that is lacking shows here.
+
+        Prompts in the buckets of these lengths are then answered without a compilation, however
+        the tokens are chosen.
+
+        Args:
+          prompt_lengths: tokens.
+          batch_sizes: prompts that are answered at once. `generate` fills batches of its
+            `batch_size`; of what is left it makes one of the size of a bucket.
+          max_new_tokens: as of the prompts to come.
+          show_progress: on the console.
+
+        Raises:
+          InputError: a number below 1, or lengths beyond the models'.
+        """
+        for name, numbers in (("prompt_lengths", prompt_lengths), ("batch_sizes", batch_sizes)):
+            if not numbers or min(numbers) < 1:
+                raise InputError(f"warm_up: {name} is {numbers}, expected positive numbers")
+        self.check_prompt([0] * max(prompt_lengths), max_new_tokens, "warm_up")
+        at_once, most = self._reach(CHUNK, max_new_tokens)
+        batches = {
+            tokens.shape: (tokens, lengths)
+            for size in batch_sizes
+            for prompt in sorted({bucket(n, SMALLEST_PROMPT_BUCKET) for n in prompt_lengths})
+            for tokens, lengths in [self.padded([[0] * prompt] * size, size)]
+        }
+        for tokens, lengths in tqdm(batches.values(), unit=" shapes", disable=not show_progress):
+            rows, limits = np.zeros(len(tokens), np.int32), GREEDY.limits()
+            ended, slots = np.ones(len(tokens), bool), answer_slots(1 + at_once, most)
+            writing = self._read(tokens, lengths, 0, rows, limits, tokens.shape[1] + slots)
+            while True:  # nothing is written, for every row has ended
+                writing, new = self._write(writing, ended, limits, 1)
+                if slots >= answer_slots(most, most):
+                    break
+                slots = answer_slots(slots + 1, most)
+                writing = self._grown(writing, tokens.shape[1] + slots)
+            jax.block_until_ready(new)
+
+    def _reach(self, chunk: int, max_new_tokens: int) -> tuple[int, int]:
+        """Tokens that an answer grows at once, at most, and that it has in the end."""
+        if self._refresh is None:
+            return chunk, max_new_tokens
+        # A block may reach beyond the answer's end.
+        return self._refresh.interval, max_new_tokens + self._refresh.interval
+
     def _read(
         self,
         tokens: np.ndarray,
@@ -213,7 +262,7 @@ class Generator:
         limits: dict,
         slots: int,
     ) -> Writing:
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             return read_prompts(
                 self._reader,
                 tokens,
@@ -228,12 +277,12 @@ class Generator:
     def _grown(self, writing: Writing, slots: int) -> Writing:
         if slots <= writing.cache.slots:
             return writing
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             return writing.grow(slots)
 
     def _write(self, writing: Writing, ended: np.ndarray, limits: dict, steps: int):
         """The next tokens of every row, with NO_TOKEN behind a row's last."""
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             if self._refresh is None:
                 steps = np.int32(steps)
                 return write_chunk(self._writer, writing, ended, limits, self._stop_ids, steps)
@@ -250,7 +299,11 @@ class Generator:
         return writing, new
 
     def padded(self, prompts: Sequence[Ids], size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Prompts [size, slots] of one bucket and their lengths; rows of none fill the batch."""
+        """Prompts [rows, slots] of one bucket and their lengths; rows of none fill the batch.
+
+        Of those there are more than `size`, where that does not divide by the parts of the mesh.
+        """
+        size = multiple(size, parts("batch", self.mesh))
         slots = bucket(max(map(len, prompts)), SMALLEST_PROMPT_BUCKET)
         tokens = np.full((size, slots), self._pad_id, np.int32)
         lengths = np.zeros(size, np.int32)

@@ -5,6 +5,7 @@ Their logical axes are named where they are declared, in the dataclasses' fields
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,8 +71,9 @@ def serving_mesh(mesh: ml_collections.ConfigDict, rows: int) -> Mesh:
     Raises:
       InputError: the mesh does not fit the devices.
     """
-    count = jax.device_count()
-    data, fsdp, tensor = mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, count, f"{count} devices")
+    sizes, count = (mesh.data, mesh.fsdp, mesh.tensor), jax.device_count()
+    wanted = math.prod(sizes) if min(sizes) > 0 else count  # other devices have no part in it
+    data, fsdp, tensor = mesh_sizes(*sizes, min(wanted, count), f"{count} devices")
     copies = min(data * fsdp, rows)
     return make_mesh(copies, 1, tensor, jax.devices()[: copies * tensor])
 

@@ -81,10 +81,9 @@ class ServingCache:
         self, full: "ServingCache", kept: Handoff, lengths: Int[Array, "B"], count: int
     ) -> "ServingCache":
         """The same cache with `count` entries behind `lengths` as the full model's has them."""
-        rows, slots = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(count)
-        key, value = jax.tree.map(
-            lambda x: x[rows, :, slots].swapaxes(1, 2), (full.key, full.value)
-        )
+        slots = lengths[:, None] + jnp.arange(count)
+        take = jax.vmap(lambda array, slots: array[:, slots])
+        key, value = jax.tree.map(lambda array: take(array, slots), (full.key, full.value))
         block = dataclasses.replace(full, key=key, value=value).crossing(kept)
         key, value = (
             tuple(

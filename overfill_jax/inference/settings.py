@@ -9,9 +9,10 @@ import ml_collections
 from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.placement import serving_mesh
 from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.weights.folders import check_pair, load_any_model
+from overfill_jax.weights.folders import check_pair, load_onto
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,13 @@ class Assistant:
         return encode_prompt(messages, self.tokenizer, self.template)
 
 
-def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistant:
+def load_assistant(config: ml_collections.ConfigDict, workdir: Path, rows: int) -> Assistant:
     """Loads the pair that `config.generate` names from its folders in `workdir`.
+
+    Args:
+      config: also of the mesh that the pair is spread over.
+      workdir: of the run.
+      rows: prompts that are answered at once, at most.
 
     Raises:
       InputError: a folder is missing or broken, the two models do not fit or were not made for each
@@ -40,8 +46,9 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
     refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
     folder = workdir / c.full
     check_pair(folder, workdir / c.decoder, c.first_token)
-    reader = load_any_model(folder, c.dtype)
-    writer = reader if c.decoder == c.full else load_any_model(workdir / c.decoder, c.dtype)
+    mesh = serving_mesh(config.mesh, rows)
+    reader = load_onto(mesh, folder, c.dtype)
+    writer = reader if c.decoder == c.full else load_onto(mesh, workdir / c.decoder, c.dtype)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, reader.config.vocab_size, str(folder))
     generator = Generator(
@@ -53,5 +60,6 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path) -> Assistan
         tokenizer,
         refresh,
         c.cache,
+        mesh,
     )
     return Assistant(generator, tokenizer, load_template(folder), sampling)

@@ -26,6 +26,18 @@ def make_mesh(
     return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
 
 
+def as_ours(mesh: Mesh) -> Mesh:
+    """A mesh of the user's own, over the same devices, such as `jax.make_mesh` makes them.
+
+    Raises:
+      InputError: an axis that is none of ours.
+    """
+    strange = [name for name in mesh.axis_names if name not in AXES]
+    if strange:
+        raise InputError(f"mesh: found axis {strange[0]!r}, expected of {', '.join(AXES)}")
+    return Mesh(mesh.devices, mesh.axis_names)  # whose axes are Auto
+
+
 def mesh_sizes(data: int, fsdp: int, tensor: int, count: int, place: str) -> tuple[int, int, int]:
     """The sizes of the three axes on `count` devices.
 

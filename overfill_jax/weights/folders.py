@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
@@ -28,6 +28,7 @@ from overfill_jax.model.quantised import (
     scheme_of,
     to_plain,
 )
+from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model, Params
 from overfill_jax.weights.checkpoints import load_tree, save_tree, stored_arrays
 from overfill_jax.weights.hugging_face_config import from_hugging_face
@@ -117,6 +118,16 @@ def load_any_model(
     params = load_tree(folder / "params", params)
     _check_finite(folder, params)
     return Model(config, from_plain(params))
+
+
+def load_onto(mesh: Mesh, folder: Path, dtype: str | None) -> Model:
+    """`load_any_model`, where no device ever holds more than its part of the weights.
+
+    Quantised ones, of which few bytes are left, come to the first device whole.
+    """
+    if load_scheme(folder) is not None:
+        return load_any_model(folder, dtype)
+    return load_any_model(folder, dtype, weight_shardings(load_config(folder), mesh))
 
 
 def load_scheme(folder: Path) -> Scheme | None:

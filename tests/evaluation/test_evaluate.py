@@ -15,12 +15,14 @@ from overfill_jax.errors import InputError
 from overfill_jax.evaluation import evaluate
 from overfill_jax.evaluation.systems import FULL, SYSTEMS, System
 from overfill_jax.evaluation.task import load_task
+from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Model, abstract, hidden_states, unembed
 from overfill_jax.weights.folders import load_fingerprint, save_model
 from overfill_jax.weights.origin import Origin
 from tests.builders import CONFIG
 
 FAMILIES = ("sort", "sum")
+ALONE = make_mesh(1, 1, 1, jax.devices()[:1])
 
 
 def make_rows(count: int) -> list[dict]:
@@ -198,21 +200,21 @@ def test_answers_are_judged(made, task):
 
 def test_only_the_full_model_stays_in_memory(made):
     models = {}
-    evaluate.swap_models(models, FULL, made[0], "float32")
+    evaluate.swap_models(models, FULL, made[0], "float32", ALONE)
     full = models["full"]
     for reader, writer, kept in [
         ("full", "decoder", {"full", "decoder"}),
         ("pruned", "pruned", {"full", "pruned"}),
         ("full", "full", {"full"}),
     ]:
-        evaluate.swap_models(models, System("", "", reader, writer), made[0], "float32")
+        evaluate.swap_models(models, System("", "", reader, writer), made[0], "float32", ALONE)
         assert models.keys() == kept
         assert models["full"] is full
 
 
 def test_evaluation_runs_in_its_dtype(made):
     models = {}
-    evaluate.swap_models(models, FULL, made[0], "bfloat16")
+    evaluate.swap_models(models, FULL, made[0], "bfloat16", ALONE)
     assert models["full"].config.dtype == "bfloat16"
     assert models["full"].params["final_norm"]["scale"].dtype == jnp.bfloat16
 

@@ -1,5 +1,8 @@
 """Tiny models with random weights, and tokenizers that need no files."""
 
+from collections.abc import Iterator
+
+import jax
 import pytest
 
 from overfill_jax.model.transformer import Model
@@ -15,6 +18,20 @@ def full() -> Model:
 @pytest.fixture(scope="session")
 def decoder() -> Model:
     return random_model(1, hidden_size=14, intermediate_size=20)
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """The programs that were compiled since, by name."""
+    found = []
+
+    def note(event: str, seconds: float, fun_name: str = "", **others) -> None:
+        if "backend_compile" in event:
+            found.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.fixture

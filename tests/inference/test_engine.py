@@ -14,7 +14,7 @@ from overfill_jax.inference import engine as engine_module
 from overfill_jax.inference.compiled import CHUNK, compilations
 from overfill_jax.inference.engine import Engine, QueueFull, Room
 from overfill_jax.inference.generation import Generator
-from overfill_jax.inference.refresh import Refresh
+from overfill_jax.inference.refresh import Refresh, Tally
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
@@ -274,6 +274,24 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
     # Prompts of 20, 40, 60 and 80 slots.
     functions = ("empty_row", "read_chunk", "begin_answer", "take_slot")
     assert compilations - before == dict.fromkeys(functions, 4) | {"write_chunk": 1}
+
+
+@pytest.mark.parametrize("refresh", [None, Refresh(4)])
+def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
+    monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 16)
+    jax.clear_caches()
+    room = dataclasses.replace(ROOM, slots=2, length=50, queue=200)
+    engine = Engine(full, decoder, "full", (7,), pairs, "", room, refresh)
+    engine.warm_up()
+    assert engine.tally == Tally()
+    assert not engine.busy
+    # Prompts of 8, 16, 24, 32, 48 and 64 slots; the first 16, 32 and 50 or more of answers.
+    assert compiled.count("jit(read_chunk)") >= 5
+    compiled.clear()
+    for length in range(1, 47):
+        engine.submit([1] * length, (GREEDY, WARM)[length % 2], min(4 + length % 20, 50 - length))
+    engine.run()
+    assert compiled == []
 
 
 MESHES = r"""

@@ -24,6 +24,7 @@ from overfill_jax.inference.generation import (
     STREAMED_CHUNK,
     Generator,
 )
+from overfill_jax.inference.refresh import Refresh, Tally
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.transformer import hidden_states, unembed
@@ -230,7 +231,7 @@ def test_streamed_pieces_join_to_the_answer(full, decoder, prompts, pairs, sampl
 def test_compilations_are_bounded_by_the_buckets(full, decoder):
     pair = Generator(full, decoder, "full", (), 0)
     lengths = range(1, 25)
-    counted, real = compilations.copy(), compiled()
+    counted, real = compilations.copy(), _compiled()
     for length in lengths:
         # Capacities of 77 to 81 share a bucket; the way of sampling, the seed and the number of
         # steps that are left are no reason to compile.
@@ -245,7 +246,35 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
     assert compilations - counted == dict.fromkeys(
         ("read_prompts", "write_chunk"), len(buckets) + 2
     )
-    assert compiled() - real == 2 * (len(buckets) + 2)  # what is counted is what happens
+    assert _compiled() - real == 2 * (len(buckets) + 2)  # what is counted is what happens
+
+
+@pytest.mark.parametrize("refresh", [None, Refresh(4, strictness=1.0)])
+def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
+    monkeypatch.setattr(generation, "FIRST_ANSWER_SLOTS", 20)  # so that caches grow
+    jax.clear_caches()
+    pair = Generator(full, decoder, "full", (7,), 0, pairs, refresh=refresh)
+    compiled.clear()
+    pair.warm_up((16, 9), (1, 2), NEW)
+    assert pair.tally == Tally()
+    # Batches of two sizes, whose caches grow once, or twice where blocks are written.
+    assert [compiled.count(f"jit({name})") for name in ("read_prompts", "_pad")] in ([2, 2], [2, 4])
+    compiled.clear()
+    prompts = [[1 + length] * length for length in (3, 15, 16)]
+    for sampling in (GREEDY, WARM):
+        pair.generate(prompts, sampling, NEW, 2)
+        list(pair.stream(prompts[1], sampling, NEW))
+    assert compiled == []
+
+
+def test_what_cannot_be_warmed_up_is_named(two_stages):
+    for lengths, sizes, message in (
+        ((), (1,), r"prompt_lengths is \(\), expected positive numbers"),
+        ((4,), (0, 1), r"batch_sizes is \(0, 1\), expected positive"),
+        ((4, 100), (1,), "warm_up: 100 tokens and 37 new ones make 137, the model's limit is 128"),
+    ):
+        with pytest.raises(InputError, match=message):
+            two_stages.warm_up(lengths, sizes, NEW)
 
 
 def test_slots_that_are_added_as_an_answer_grows_change_nothing(two_stages, prompts, monkeypatch):
@@ -262,7 +291,7 @@ def test_slots_that_are_added_as_an_answer_grows_change_nothing(two_stages, prom
     assert seen == [20, 40, 40]  # for 17, 33 and 37 tokens
 
 
-def compiled() -> int:
+def _compiled() -> int:
     return read_prompts._cache_size() + write_chunk._cache_size()
 
 

@@ -1,0 +1,120 @@
+"""Decoding compiled for four TPU chips that are not there, at true shapes."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PROGRAM = """
+import dataclasses
+import functools
+import re
+import sys
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from configs import llama3_1_8b, llama3_2_3b
+from overfill_jax.inference import serving_model
+from overfill_jax.inference.compiled import HandOver, write_chunk
+from overfill_jax.inference.engine_steps import empty_slots
+from overfill_jax.inference.placement import shardings
+from overfill_jax.inference.sampling import GREEDY
+from overfill_jax.inference.serving_model import ServingModel
+from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.sharding import weight_shardings
+from overfill_jax.model.transformer import abstract
+from overfill_jax.planning.collectives import read_collectives
+from overfill_jax.planning.workload import pruned_shape, read_shape
+
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+mesh = make_mesh(1, 1, 4, devices)
+
+
+def shapes_of(recipe):
+    config = recipe.get_config("aligned")
+    full = dataclasses.replace(read_shape(config.plan.model), dtype="bfloat16")
+    return full, pruned_shape(full, config.prune)
+
+
+def placed(tree):
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+        for leaf, where in zip(leaves, shardings(tree, mesh), strict=True)
+    )
+
+
+def bytes_of(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+"""
+
+DECODING = """
+_, config = shapes_of(llama3_2_3b)
+params = abstract(config, "bfloat16").params
+lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16")
+layer = jax.eval_shape(lay_out_layer, params["layers"], 0)
+writer = placed(
+    ServingModel(
+        config=config,
+        embed=params["embed"]["embedding"],
+        layers=(layer,) * config.num_layers,
+        final_norm=params["final_norm"]["scale"],
+        unembed=None,
+    )
+)
+how = HandOver(None, "bfloat16", "full", reads_on=False)
+writing = placed(jax.eval_shape(lambda: empty_slots(config, config, how, 1, 1536)))
+with jax.set_mesh(mesh):
+    program = write_chunk.lower(
+        writer, writing, np.zeros(1, bool), GREEDY.limits(), np.zeros(1, np.int32), np.int32(16)
+    ).compile()
+memory = program.memory_analysis()
+whole = bytes_of(writer) + bytes_of(writing.cache)
+assert memory.argument_size_in_bytes < 1.01 * whole / 4, (memory, whole)
+# No copy of the weights, in another layout or of other devices, beside them.
+assert memory.temp_size_in_bytes < 0.1 * whole / 4, memory
+text = program.as_text()
+# Of every layer two sums over its parts, and one of the embedding: a stream of 3 KiB each.
+stream = re.escape(f"bf16[1,1,{config.hidden_size}]")
+assert len(re.findall(f" = {stream}.* all-reduce", text)) == 2 * config.num_layers + 1
+found = read_collectives(text)
+assert found.keys() <= {"all-reduce", "all-gather"}, found
+assert found["all-reduce"].bytes < 2 * 2 * config.hidden_size * (2 * config.num_layers + 1), found
+assert "all-gather" not in found or found["all-gather"].bytes < 4096, found
+"""
+
+LAYING_OUT = """
+# The full model as it is loaded, 4 GiB a chip, and one layer of it as it is laid out.
+config, _ = shapes_of(llama3_1_8b)
+stacked = jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+    abstract(config, "bfloat16").params["layers"],
+    weight_shardings(config, mesh)["layers"],
+)
+with jax.set_mesh(mesh):
+    program = serving_model._layer.lower(stacked, 0, dtype="bfloat16").compile()
+memory, whole = program.memory_analysis(), bytes_of(stacked)
+assert not read_collectives(program.as_text())
+assert memory.argument_size_in_bytes < 1.01 * whole / 4, memory
+assert memory.output_size_in_bytes < 1.01 * whole / 4 / config.num_layers, memory
+assert memory.temp_size_in_bytes < whole / 4 / config.num_layers, memory
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler"
+)
+@pytest.mark.parametrize("program", [DECODING, LAYING_OUT], ids=["decoding", "laying out"])
+def test_compiled_for_four_chips(program):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + program],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
