@@ -19,6 +19,7 @@ from overfill_jax.evaluation.scores import Score, as_lines, as_report, score_of
 from overfill_jax.evaluation.systems import System, swap_models
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.engine import Engine, Room
+from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.placement import serving_mesh
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY
@@ -103,8 +104,11 @@ def rank_all(
     system: System, models: dict[str, Model], exam: Exam, left: Sequence[Asked], log: AnswerLog
 ) -> None:
     """The likelihoods of the choices of the questions that are left."""
-    reader, writer = models[system.reader], models[system.writer]
-    ranked = rank(reader, writer, left, exam.first_token, exam.batch_size)
+    reader, writer, tokenizer = models[system.reader], models[system.writer], exam.tokenizer
+    generator = Generator(
+        reader, writer, exam.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer
+    )
+    ranked = rank(generator, left, exam.batch_size)
     title = f"{exam.benchmark.name}, {system.title}"
     for asked, likelihoods in tqdm(ranked, title, len(left), unit=" questions"):
         log.append(row_of(asked, likelihoods, exam))

@@ -182,7 +182,7 @@ def verdict_ranked(question: Question, log_likelihoods: Sequence[float]) -> dict
 
 def verdict_ranked_texts(question: Question, log_likelihoods: Sequence[float]) -> dict[str, float]:
     """The same, and with the log-likelihoods divided by the texts' lengths in characters."""
-    lengths = [len(choice.strip()) for choice in question.choices]
+    lengths = [len(choice) for choice in question.choices]
     each = np.divide(log_likelihoods, lengths)
     return verdict_ranked(question, log_likelihoods) | {
         "acc_norm": float(np.argmax(each) == question.gold)
@@ -190,9 +190,9 @@ def verdict_ranked_texts(question: Question, log_likelihoods: Sequence[float]) -
 
 
 def _choices(row: Mapping, wording: Wording) -> tuple[str, ...]:
-    """As continuations of the prompt."""
+    """As answers that begin right behind the chat template's header."""
     found = {"": (), "letters": LETTERS[: len(row["choices"])], "texts": row["choices"]}
-    return tuple(f" {choice}" for choice in found[wording.ranked])
+    return tuple(found[wording.ranked])
 
 
 def _read_choices(path: Path, wording: Wording) -> list[tuple[int, dict[str, Any]]]:

@@ -125,20 +125,20 @@ RANKINGS = [
 
 @pytest.mark.parametrize(("found", "likeliest", "by_length"), RANKINGS)
 def test_rankings(found, likeliest, by_length):
-    question = Question("1", [], 2, choices=(" no", " perhaps", " yes, it is"))
+    question = Question("1", [], 2, choices=("no", "perhaps", "yes, it is"))
     assert ARC_RANKED.verdict(question, found) == {"acc": likeliest, "acc_norm": by_length}
     assert MMLU_RANKED.verdict(question, found) == {"acc": likeliest}
 
 
 def test_ranked_choices_are_letters_or_texts(files):
     (first, _) = MMLU_RANKED.read(files, 1)
-    assert first.choices == (" A", " B", " C", " D")
+    assert first.choices == ("A", "B", "C", "D")
     assert (first.gold, first.prefix) == (3, "")
     assert first.messages[0]["content"].endswith("about logic.\n\n")
     assert first.messages[2]["content"] == "A"
     assert first.messages[3]["content"] == "Who?\nA. I\nB. you\nC. we\nD. {x}\nAnswer:"
     (first, _) = ARC_RANKED.read(files, 1)
-    assert first.choices == (" I", " you", " we", " {x}")
+    assert first.choices == ("I", "you", "we", "{x}")
     assert [m["content"] for m in first.messages] == [
         "Question: Dev 1?\nAnswer:",
         "a",
