@@ -148,7 +148,16 @@ def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     plot_refresh(found, workdir / "benchmark" / "refresh.png")
     c = config.evaluate
     title = f"Refresh on {c.source}, greedy, {c.dtype}, batches of {c.batch_size}"
-    header = ["decoder", "refresh", "loss", "accuracy", "as full", "stands", "speed-up, bytes", "seconds"]
+    header = [
+        "decoder",
+        "refresh",
+        "loss",
+        "accuracy",
+        "as full",
+        "stands",
+        "speed-up, bytes",
+        "seconds",
+    ]
     cells = [
         [
             one.decoder,

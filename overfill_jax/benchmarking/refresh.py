@@ -218,7 +218,10 @@ def plot_refresh(found: Sequence[PolicyResult], path: Path) -> None:
         own = [one for one in shown if one.decoder == decoder]
         line = [one for one in own if not one.name.startswith("entropy")]
         line.sort(key=lambda one: one.interval or never)
-        losses, style = [one.loss for one in line], {"color": colour, "ls": dashes, "marker": marker}
+        losses, style = (
+            [one.loss for one in line],
+            {"color": colour, "ls": dashes, "marker": marker},
+        )
         by_interval.plot([one.interval or never for one in line], losses, **style, label=decoder)
         by_speed.plot([one.speed_up for one in line], losses, **style)
         for one in own:

@@ -30,9 +30,9 @@ def attention(
     """Grouped-query attention in slot coordinates.
 
     New token t stands in slot `offset + t` and sees the slots up to its own that carry its
-    segment, or a span of segments with its own among them. Segment 0 is padding and sees only itself's kind; its output is never read. Because
-    causality is by slot, ragged prompts need no per-row mask other than the segments, and
-    positions enter through the rotary embedding alone.
+    segment, or a span of segments with its own among them. Segment 0 is padding and sees only
+    itself's kind; its output is never read. Because causality is by slot, ragged prompts need no
+    per-row mask other than the segments, and positions enter through the rotary embedding alone.
 
     Args:
       query: of the new tokens.

@@ -245,7 +245,9 @@ def test_validation_takes_all_in_order_and_fills_up_with_empty_rows(packed, hand
     assert equal(one.rows(1, 2, 3), jax.tree.map(lambda a: a[2:3], one.rows(1, 0, ROWS)))
 
 
-@pytest.mark.parametrize("make", [loader, lambda mixture: ValidationLoader(mixture, PACKED, ROWS, False)])
+@pytest.mark.parametrize(
+    "make", [loader, lambda mixture: ValidationLoader(mixture, PACKED, ROWS, False)]
+)
 def test_examples_that_fit_no_row_are_reported_by_line(make, monkeypatch):
     said = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))

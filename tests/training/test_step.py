@@ -139,7 +139,9 @@ def test_two_stage_training_moves_the_decoder_and_only_it(full, decoder, kl_weig
     models, method = {"full": full, "decoder": decoder}, METHODS["two_stage"]
     trained, frozen = split(models, method)
     before = jax.tree.map(np.array, frozen)
-    setup = make_setup(models, method, Objective(Terms(1.0, kl_weight, 1.0, chunk=3), "full", False))
+    setup = make_setup(
+        models, method, Objective(Terms(1.0, kl_weight, 1.0, chunk=3), "full", False)
+    )
     state, losses = init_state(setup, trained), []
     for _ in range(8):
         state, metrics = train_step(setup, state, frozen, make_rows().batch())
