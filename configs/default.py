@@ -179,8 +179,7 @@ def _train() -> ml_collections.ConfigDict:
     train.steps = 0  # optimiser steps; 0: as many as `epochs` take
     train.epochs = 1
     train.cutoff = False  # reference's random cutoff: part of the answer moves into the prompt
-    # Answers are cut into blocks, each behind a handoff of its own: for decoders to be refreshed.
-    train.handoffs = False
+    train.handoffs = False  # answers in blocks, a handoff before each: for decoders to be refreshed
     train.cross_entropy_weight = 1.0
     train.kl_weight = 0.0  # from the full model's distribution
     train.kl_temperature = 1.0

@@ -2,12 +2,12 @@
 
 A reader reads the P prompt slots of every row once, forward; a writer reads the R answer slots
 behind them, and gives logits. What is trained goes backward as well, at twice the cost of forward.
-With a KL divergence the full model answers, too, for its logits; with several handoffs an answer it
-reads the answers in any case, and each of their tokens has one entry for the writer. Slots count
-whether they are filled or not. The pairs of query and key are those of one example a row, for the
-attention kernels leave out what lies above the diagonal but not what belongs to other examples of
-the row. The optimiser is not counted. (XLA finds a little to leave out: the last layer's output of
-a full model that only fills the cache, and gradients towards that cache.)
+With a KL divergence the full model answers, too, for its logits; with several handoffs within an
+answer the reader reads the answers in any case, and the writer sees one entry of each token before.
+Slots count whether they are filled or not. The pairs of query and key are those of one example a
+row, for the attention kernels leave out what lies above the diagonal but not what belongs to other
+examples of the row. The optimiser is not counted. (XLA finds a little to leave out: the last
+layer's output of a full model that only fills the cache, and gradients towards that cache.)
 """
 
 import dataclasses

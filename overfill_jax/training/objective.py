@@ -74,7 +74,7 @@ def writer_hidden(
 def read_answers(
     prompts: Prompts, reader: Model, batch: Batch, first_token: str, remat: str
 ) -> tuple[Float[Array, "B R D"], Prompts]:
-    """The reader's hidden states in the slots of `writer_hidden`; its cache with the answers."""
+    """Reads the answers, too: hidden states as `writer_hidden`, and the cache with all of it."""
     hidden, cache = _written(prompts, reader, batch, first_token, remat)
     return hidden, dataclasses.replace(prompts, cache=cache)
 
@@ -84,7 +84,9 @@ def block_writer_hidden(
 ) -> Float[Array, "B R D"]:
     """`writer_hidden` where the reader hands over before every block of an answer.
 
-    The reader has given a block's first input, too, but the last prompt token if that is one.
+    A block begins where refresh has just ended: the writer reads the last token given, of which
+    there is no entry yet. What that block holds no longer matters to the next, so every token but
+    the first counts, though in use the reader gives the last one of a block.
 
     Args:
       read: with the answers, from `read_answers`.

@@ -75,6 +75,7 @@ def test_axes_that_do_not_divide_are_named(config, tmp_path, capsys):
         ("plan", "batch", 0, "plan.batch: found 0"),
         ("plan", "refresh", 65, "plan.refresh: found 65"),
         ("train", "remat", "some", "train.remat: found 'some'"),
+        ("train", "handoffs", True, "train.handoffs: found True; plan knows one handoff"),
     ],
 )
 def test_bad_input_leaves_nothing(config, tmp_path, section, key, value, message):
