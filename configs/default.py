@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.engine = _engine()
     config.evaluate = _evaluate()
     config.score = _score()
+    config.harness = _harness()
     config.export = _export()
     return config.lock()
 
@@ -276,6 +277,25 @@ def _score() -> ml_collections.ConfigDict:
     score.batch_size = 32  # answers written at once
     score.dtype = "bfloat16"
     return score
+
+
+def _harness() -> ml_collections.ConfigDict:
+    """Tasks of the package lm-eval, asked of the pair of the section `generate`, as it answers."""
+    harness = ml_collections.ConfigDict()
+    harness.tasks = (  # the reference's
+        "gsm8k_cot_llama",
+        "wmt16-de-en",
+        "ifeval",
+        "arc_challenge_chat",
+        "mmlu_llama",
+        "nq_open",
+    )
+    harness.folder = ""  # of further tasks, as YAML files
+    harness.shots = 4  # before each question, but none where the task itself says so
+    harness.chat = True  # questions as turns of a conversation; False: as plain text
+    harness.limit = 0  # the first questions of every task; 0: all
+    harness.batch_size = 32  # rows read and written at once
+    return harness
 
 
 def _export() -> ml_collections.ConfigDict:

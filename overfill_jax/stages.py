@@ -26,6 +26,7 @@ STAGES = {
     "chat": "overfill_jax.inference.chat",
     "evaluate": "overfill_jax.evaluation.evaluate",
     "score": "overfill_jax.evaluation.score",
+    "harness": "overfill_jax.evaluation.harness",
     "export": "overfill_jax.weights.export",
 }
 

@@ -31,10 +31,15 @@ PLAIN = """{{ bos_token }}
 
 
 class ChatTemplate:
-    """A compiled chat template, with the spellings of its tokenizer's special tokens."""
+    """A compiled chat template, with the spellings of its tokenizer's special tokens.
+
+    Attributes:
+      source: what was compiled.
+    """
 
     def __init__(self, source: str, spellings: Mapping[str, str], where: str):
         """Compiles `source`; errors, now and in `render`, begin with `where`."""
+        self.source = source
         self._where = where
         self._spellings = dict(spellings)
         try:

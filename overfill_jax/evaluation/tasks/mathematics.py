@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.tasks.optional import require
+from overfill_jax.evaluation.optional import require
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, ask, turn
 from overfill_jax.evaluation.tasks.rows import check_shots, read_rows
 
@@ -90,7 +90,7 @@ def verdict(question: Question, answer: str) -> dict[str, float]:
 
 
 def _library() -> ModuleType:
-    return require("math_verify", "math-verify", "math")
+    return require("math_verify", "math-verify", "evaluation", "task math")
 
 
 MATH = Benchmark(

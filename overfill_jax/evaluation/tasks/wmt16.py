@@ -12,13 +12,12 @@ import numpy as np
 from jaxtyping import Num
 
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.tasks.optional import require
+from overfill_jax.evaluation.optional import require
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, Whole, ask, turn
 from overfill_jax.evaluation.tasks.rows import check_shots
 
 SOURCE, TARGET = ".de", ".en"
 SHOTS = "val"  # the name of the files that shots come from
-_TASK = "wmt16"
 _ORDERS = 4  # BLEU counts n-grams up to this
 
 
@@ -105,12 +104,12 @@ def bleu(sums: Num[np.ndarray, "10"]) -> float:
 @functools.cache
 def _metric():
     # Effective order changes only the sentence's own score, which is not used.
-    module = require("sacrebleu.metrics", "sacrebleu", _TASK)
+    module = require("sacrebleu.metrics", "sacrebleu", "evaluation", "task wmt16")
     return module.BLEU(effective_order=True, max_ngram_order=_ORDERS)
 
 
 WMT16 = Benchmark(
-    name=_TASK,
+    name="wmt16",
     read=read,
     verdict=verdict,
     shots=4,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.tasks import optional, text_units
+from overfill_jax.evaluation import optional
+from overfill_jax.evaluation.tasks import text_units
 from overfill_jax.evaluation.tasks.ifeval import (
     IFEVAL,
     follows,

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation import optional
 from overfill_jax.evaluation.bootstrap import interval
-from overfill_jax.evaluation.tasks import optional, wmt16
+from overfill_jax.evaluation.tasks import wmt16
 from overfill_jax.evaluation.tasks.wmt16 import WMT16, bleu, count_ngrams, read
 
 sacrebleu = pytest.importorskip("sacrebleu")

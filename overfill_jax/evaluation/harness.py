@@ -1,0 +1,74 @@
+"""The harness stage: tasks of the package lm-eval, asked of the pair of `config.generate`."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation.optional import require
+from overfill_jax.inference.settings import load_assistant
+
+_PACKAGE = "lm-eval", "harness", "stage harness"
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes harness/<pair>/: results.json, and every request with its answer by task."""
+    c = config.harness
+    # Not imported above: it is a subclass of what may not be installed.
+    ours = require("overfill_jax.evaluation.lm_eval", *_PACKAGE)
+    tasks = load_tasks(c)
+    names = dict.fromkeys((config.generate.full, config.generate.decoder))
+    folder = workdir / "harness" / "-".join(names).replace("/", "_")
+    files.check_writable(folder / "results.json")
+    found = require("lm_eval.evaluator", *_PACKAGE).simple_evaluate(
+        ours.OverfillLM(load_assistant(config, workdir), c.batch_size),
+        tasks=list(c.tasks),
+        num_fewshot=c.shots,
+        limit=c.limit or None,
+        apply_chat_template=c.chat,
+        fewshot_as_multiturn=c.chat,
+        task_manager=tasks,
+        random_seed=config.seed,
+        numpy_random_seed=config.seed,
+        fewshot_random_seed=config.seed,
+    )
+    found = _plain(found)
+    for task, samples in found.pop("samples").items():
+        lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        files.write_text(folder / f"{task}.jsonl", lines)
+    settings = {"generate": dict(config.generate.items()), "harness": dict(c.items())}
+    files.write_json(folder / "results.json", found | {"settings": settings})
+    shown = require("lm_eval.utils", *_PACKAGE).make_table(found)
+    print(f"\n{shown}\nAnswers: {folder}")
+
+
+def load_tasks(c: ml_collections.ConfigDict) -> Any:
+    """lm-eval's own tasks and those of `harness.folder`.
+
+    Raises:
+      InputError: a setting is out of range; no task is given, or one that does not exist.
+    """
+    for key, least in (("shots", 0), ("limit", 0), ("batch_size", 1)):
+        if c[key] < least:
+            raise InputError(f"harness.{key}: found {c[key]}, expected at least {least}")
+    if not c.tasks:
+        raise InputError("harness.tasks: found none, expected names of tasks of lm-eval")
+    if c.folder and not Path(c.folder).is_dir():
+        raise InputError(f"harness.folder: found no folder {c.folder}, expected YAML files in it")
+    tasks = require("lm_eval.tasks", *_PACKAGE).TaskManager(include_path=c.folder or None)
+    for name in c.tasks:
+        if name not in tasks.all_tasks:
+            near = difflib.get_close_matches(name, tasks.all_tasks, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"harness.tasks: lm-eval has no task {name!r}{hint}")
+    return tasks
+
+
+def _plain(found: dict) -> dict:
+    """As JSON reads it again."""
+    utilities = require("lm_eval.utils", *_PACKAGE)
+    return json.loads(json.dumps(found, default=utilities.handle_non_serializable))
