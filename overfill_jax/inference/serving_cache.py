@@ -147,15 +147,17 @@ def stored(values: Float[Array, "B K S H"], dtype: str) -> Entries:
 
 def write(cached: Entries, new: Float[Array, "B T K H"], lengths: Int[Array, "B"]) -> Entries:
     """Puts T new entries of every row behind those it holds; there must be room for them."""
+    entries = stored(new.swapaxes(1, 2), cached.values.dtype.name)
     slots = lengths[:, None] + jnp.arange(new.shape[1])
+    slots = jnp.broadcast_to(slots[:, None], entries.values.shape[:3])
 
-    # Row by row, so that a mesh which splits the rows has nothing to bring together.
+    # By row and kv head: otherwise a TPU puts slots before heads, and copies the cache to do so.
+    @jax.vmap
     @jax.vmap
     def put(array: Array, slots: Array, entries: Array) -> Array:
         # What is promised spares a check that would make XLA write the whole array anew.
-        return array.at[:, slots].set(entries, mode="promise_in_bounds", unique_indices=True)
+        return array.at[slots].set(entries, mode="promise_in_bounds", unique_indices=True)
 
-    entries = stored(new.swapaxes(1, 2), cached.values.dtype.name)
     return keep(jax.tree.map(lambda array, part: put(array, slots, part), cached, entries))
 
 

@@ -2,12 +2,14 @@
 
 The same computation as `model/transformer` and `two_stage`, which training uses and tests compare
 with. A decode step takes as long as its weights take to be read, so nothing may be read twice:
-weights that are stacked over layers are copied, slice by slice, on some platforms.
+weights that are stacked over layers are copied, slice by slice, on some platforms; and kernels of
+more than two axes on TPUs, whose tiles lie over the last two.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
 from dataclasses import field
 
 import jax
@@ -24,6 +26,9 @@ from overfill_jax.model.quantised import INTEGERS, Quantised, product
 from overfill_jax.model.rope import rotate, rotation
 from overfill_jax.model.transformer import Model, Params
 
+# Channels of the MLP's two branches that lie side by side: a row of a TPU's tile.
+LANES = 128
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +37,24 @@ class Layer:
 
     Attributes:
       attention_norm, mlp_norm: scales of the two norms.
-      qkv: of every kv head its G query heads, its key and its value, one behind the other.
+      qkv: of every kv head its G query heads, its key and its value, one behind the other;
+        [D, K, G + 2, H], flat.
       qkv_bias: where the family has one.
       query_norm, key_norm: scales, where the family has them.
       out: of the mixed heads.
-      gate_up: both branches of the MLP.
+      gate_up: both branches of the MLP, by turns in blocks; [D, F / block, 2, block], flat, so
+        that a mesh axis which splits the blocks splits both branches alike.
       down: of the MLP.
     """
 
     attention_norm: Float[Array, "D"] = field(metadata=axes("embed"))
-    qkv: Float[Array, "D K G_plus_2 H"] | Quantised = field(
-        metadata=axes("embed", "kv_heads", None, None)
-    )
-    qkv_bias: Float[Array, "K G_plus_2 H"] | None = field(metadata=axes("kv_heads", None, None))
+    qkv: Float[Array, "D qkv"] | Quantised = field(metadata=axes("embed", "kv_heads"))
+    qkv_bias: Float[Array, "qkv"] | None = field(metadata=axes("kv_heads"))
     query_norm: Float[Array, "H"] | None = field(metadata=axes("head_dim"))
     key_norm: Float[Array, "H"] | None = field(metadata=axes("head_dim"))
     out: Float[Array, "NH D"] | Quantised = field(metadata=axes("heads", "embed"))
     mlp_norm: Float[Array, "D"] = field(metadata=axes("embed"))
-    gate_up: Float[Array, "D 2 F"] | Quantised = field(metadata=axes("embed", None, "mlp"))
+    gate_up: Float[Array, "D gate_up"] | Quantised = field(metadata=axes("embed", "mlp"))
     down: Float[Array, "F D"] | Quantised = field(metadata=axes("mlp", "embed"))
 
 
@@ -116,7 +121,7 @@ def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
         **norms,
         out=out if isinstance(out, Quantised) else out.reshape(-1, out.shape[-1]),
         mlp_norm=layer["mlp_norm"]["scale"],
-        gate_up=jax.tree.map(_stack, mlp["gate"]["kernel"], mlp["up"]["kernel"]),
+        gate_up=jax.tree.map(_alternate, mlp["gate"]["kernel"], mlp["up"]["kernel"]),
         down=mlp["down"]["kernel"],
     )
     return keep(laid_out)
@@ -127,15 +132,22 @@ def _cast(tree, dtype: str):
     return jax.tree.map(lambda x: x if x.dtype in INTEGERS else x.astype(dtype), tree)
 
 
-def _stack(gate: Array, up: Array) -> Array:
-    return jnp.stack([gate, up], axis=-2)
+def _alternate(gate: Array, up: Array) -> Array:
+    """Twice [..., F] as [..., F / block, 2, block], flat."""
+    blocks = *gate.shape[:-1], -1, _block(gate.shape[-1])
+    return jnp.stack([gate.reshape(blocks), up.reshape(blocks)], -2).reshape(*gate.shape[:-1], -1)
+
+
+def _block(width: int) -> int:
+    return math.gcd(width, LANES)
 
 
 def _join(query: Array, key: Array, value: Array) -> Array:
-    """[..., N, H] and twice [..., K, H] as [..., K, G + 2, H]."""
+    """[..., N, H] and twice [..., K, H] as [..., K, G + 2, H], flat."""
     # By kv head, so that a mesh axis which splits the heads splits the joined array as well.
     grouped = query.reshape(*key.shape[:-1], -1, key.shape[-1])
-    return jnp.concatenate([grouped, key[..., None, :], value[..., None, :]], axis=-2)
+    joined = jnp.concatenate([grouped, key[..., None, :], value[..., None, :]], axis=-2)
+    return joined.reshape(*key.shape[:-2], -1)
 
 
 def prefill(
@@ -200,18 +212,21 @@ def _run(model: ServingModel, tokens, positions, mix):
         query, key, value = _project(c, layer, rms_norm(x, layer.attention_norm, c), rope)
         mixed, entries = mix(query, key, value, index)
         cached.append(entries)
-        x = x + product(mixed.reshape(*x.shape[:2], -1), layer.out)
-        inner = product(rms_norm(x, layer.mlp_norm, c), layer.gate_up)
-        x = x + product(jax.nn.silu(inner[..., 0, :]) * inner[..., 1, :], layer.down)
+        x = x + _product(mixed.reshape(*x.shape[:2], -1), layer.out)
+        branches = _product(rms_norm(x, layer.mlp_norm, c), layer.gate_up)
+        branches = branches.reshape(*x.shape[:2], -1, 2, _block(c.intermediate_size))
+        inner = jax.nn.silu(branches[..., 0, :]) * branches[..., 1, :]
+        x = x + _product(inner.reshape(*x.shape[:2], -1), layer.down)
         x = constrain(x, "batch", None, None)
     keys, values = zip(*cached, strict=True)
     return rms_norm(x, model.final_norm, c), keys, values
 
 
 def _project(c: ModelConfig, layer: Layer, x: Float[Array, "B T D"], rope):
-    projected = product(x, layer.qkv)
+    projected = _product(x, layer.qkv)
     if layer.qkv_bias is not None:
         projected += layer.qkv_bias
+    projected = projected.reshape(*x.shape[:2], c.num_kv_heads, -1, c.head_dim)
     query, key, value = jnp.split(projected, (c.group_size, c.group_size + 1), axis=3)
     if layer.query_norm is not None:
         query, key = rms_norm(query, layer.query_norm, c), rms_norm(key, layer.key_norm, c)
@@ -221,6 +236,14 @@ def _project(c: ModelConfig, layer: Layer, x: Float[Array, "B T D"], rope):
         rotate(key[:, :, :, 0], *rope),
         value[:, :, :, 0],
     )
+
+
+def _product(
+    x: Float[Array, "B T in"], kernel: Float[Array, "in out"] | Quantised
+) -> Float[Array, "B T out"]:
+    # As a product of two matrices: of more axes, XLA may choose a layout for the kernel that
+    # suits what becomes of the result, and copies the kernel into it.
+    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:2], -1)
 
 
 def rms_norm(
