@@ -44,18 +44,19 @@ def test_blocks_are_equally_long_but_for_the_first_and_the_last():
             assert length >= 2 and max(lengths) == length
 
 
-def test_every_interval_has_its_share():
+def test_every_interval_has_its_share_and_short_ones_more():
     rows = [[(np.zeros(1), np.arange(32), 0)]] * 4000
     batch = cut_into_blocks(lay_out(rows, 1, 32), [(0, i) for i in range(4000)])
     found = lengths_of(batch)
-    # Log-uniform from 2 to 64, five octaves: those with two inner blocks show their length.
+    # Five octaves from 2 to 64, by the square of a uniform share; those with two inner blocks show
+    # their length.
     octaves = Counter(int(np.log2(lengths[1])) for lengths in found if len(lengths) > 2)
-    assert octaves[1] == pytest.approx(800, abs=120)
-    assert octaves[2] == pytest.approx(800, abs=120)
+    assert octaves[1] == pytest.approx(4000 * (1 / 5) ** 0.5, abs=150)
+    assert octaves[2] == pytest.approx(4000 * ((2 / 5) ** 0.5 - (1 / 5) ** 0.5), abs=120)
     whole = sum(len(lengths) == 1 for lengths in found)
-    assert whole == pytest.approx(800, abs=120)
-    firsts = Counter(lengths[0] for lengths in found if len(lengths) > 2 and lengths[1] == 4)
-    assert sorted(firsts) == [1, 2, 3, 4]
+    assert whole == pytest.approx(4000 * (1 - (4 / 5) ** 0.5), abs=100)
+    firsts = Counter(lengths[0] for lengths in found if len(lengths) > 2 and lengths[1] == 3)
+    assert sorted(firsts) == [1, 2, 3]
     assert max(firsts.values()) < 1.5 * min(firsts.values())
 
 
