@@ -4,6 +4,7 @@ Every function takes and gives what the stages write to a workdir, so that a not
 where a job ended and the other way round.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -100,6 +101,7 @@ def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None)
 
     >>> overfill_jax.load("launch/quickstart_model", dtype="bfloat16").config.dtype
     'bfloat16'
+    >>> import jax
     >>> mesh = jax.make_mesh((1, 1), ("data", "tensor"))  # copies, and parts of each
     >>> spread = overfill_jax.load("launch/quickstart_model", mesh=mesh)
 
@@ -285,7 +287,7 @@ class TwoStage:
           InputError: another shape, a length out of range, or a token that the model lacks.
         """
         tokens, lengths = padded_prompts(tokens, lengths, self.full.config)
-        with jax.set_mesh(self._generator.mesh):
+        with self._on_mesh(tokens):
             logits, cache = _prefill(self.full.model, tokens, lengths, ANSWER_SLOTS)
         cache = two_stage.handoff(cache, self.full.config, self.decoder.config, self.first_token)
         if self.first_token == "full":
@@ -317,7 +319,13 @@ class TwoStage:
             lacking = int(cache.cursor) + tokens.shape[1] - cache.capacity
             if lacking > 0:
                 cache = cache.grow(bucket(lacking, ANSWER_SLOTS))
-        return _extend(self.decoder.model, tokens, cache)
+        with self._on_mesh(tokens):
+            return _extend(self.decoder.model, tokens, cache)
+
+    def _on_mesh(self, tokens: Array) -> contextlib.AbstractContextManager:
+        # Under a jit of the caller's the mesh is the caller's to set.
+        traced = isinstance(tokens, jax.core.Tracer)
+        return contextlib.nullcontext() if traced else jax.set_mesh(self._generator.mesh)
 
     def generate(
         self,

@@ -130,7 +130,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._refresh, self.tally = refresh, Tally()
         # A no-op where it lies on that mesh already.
-        self._refresher = place(self._reader, self._decode_mesh) if refresh else None
+        self._refresher = lay_out(self._reader, self._decode_mesh) if refresh else None
         kept, dtype = two_stage.crossing(reader.config, writer.config), cache or writer.config.dtype
         self._how = HandOver(kept, dtype, first_token, reads_on=refresh is not None)
         self._room = room

@@ -12,16 +12,30 @@ from typing import Any
 import jax
 import ml_collections
 from absl import logging
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from overfill_jax.model.layout import constrain, partition
+from overfill_jax.model.layout import constrain, partition, parts
 from overfill_jax.model.mesh import make_mesh, mesh_sizes
 from overfill_jax.model.quantised import Quantised
 
-Axes = tuple[str | None, ...]
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """An array's axis that holds a logical axis, block by block, and is split only between them.
+
+    Attributes:
+      name: of the logical axis.
+      count: of the blocks; where it is declared, the name of the static field that has it.
+    """
+
+    name: str
+    count: int | str
 
 
-def axes(*names: str | None) -> dict[str, Axes]:
+Axes = tuple[str | Blocks | None, ...]
+
+
+def axes(*names: str | Blocks | None) -> dict[str, Axes]:
     """The metadata of a dataclass's field whose array has these logical axes."""
     return {"axes": names}
 
@@ -38,10 +52,11 @@ def shardings(tree: Any, mesh: Mesh) -> list[NamedSharding]:
     An axis that the mesh does not divide is replicated, and said so once.
     """
     found, replicated = [], set()
-    for leaf, names in zip(jax.tree.leaves(tree), _axes_of(tree, ()), strict=True):
-        spec, undivided = partition(names, leaf.shape, mesh)
+    for leaf, declared in zip(jax.tree.leaves(tree), _axes_of(tree, ()), strict=True):
+        names, undivided = _by_name(declared, mesh)
+        spec, more = partition(names, leaf.shape, mesh)
         found.append(NamedSharding(mesh, _shortened(spec)))
-        replicated.update(undivided)
+        replicated.update(undivided, more)
     if replicated:
         _log_once(f"replicated, not divisible: {', '.join(sorted(replicated))}")
     return found
@@ -84,8 +99,24 @@ def keep(tree: Any) -> Any:
     Said wherever an array is made or written; the compiler may otherwise lay it out anew.
     """
     leaves, structure = jax.tree.flatten(tree)
+    mesh = jax.sharding.get_abstract_mesh()
     pairs = zip(leaves, _axes_of(tree, ()), strict=True)
-    return jax.tree.unflatten(structure, [constrain(leaf, *names) for leaf, names in pairs])
+    kept = [constrain(leaf, *_by_name(declared, mesh)[0]) for leaf, declared in pairs]
+    return jax.tree.unflatten(structure, kept)
+
+
+def _by_name(declared: Axes, mesh: Mesh | AbstractMesh) -> tuple[list[str | None], list[str]]:
+    """The logical axes that may be split; and, in words, those whose blocks are too few for it."""
+    names, undivided = [], []
+    for axis in declared:
+        if not isinstance(axis, Blocks):
+            names.append(axis)
+        elif axis.count % parts(axis.name, mesh):
+            undivided.append(f"{axis.name} ({axis.count} by {parts(axis.name, mesh)})")
+            names.append(None)
+        else:
+            names.append(axis.name)
+    return names, undivided
 
 
 def _axes_of(node: Any, names: Axes) -> Iterator[Axes]:
@@ -107,7 +138,13 @@ def _axes_of(node: Any, names: Axes) -> Iterator[Axes]:
     elif dataclasses.is_dataclass(node):
         for field in dataclasses.fields(node):
             if not field.metadata.get("static"):
-                yield from _axes_of(getattr(node, field.name), field.metadata.get("axes", ()))
+                declared = [
+                    dataclasses.replace(axis, count=getattr(node, axis.count))
+                    if isinstance(axis, Blocks)
+                    else axis
+                    for axis in field.metadata.get("axes", ())
+                ]
+                yield from _axes_of(getattr(node, field.name), tuple(declared))
     else:
         yield names
 

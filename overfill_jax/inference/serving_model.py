@@ -9,25 +9,21 @@ more than two axes on TPUs, whose tiles lie over the last two.
 import contextlib
 import dataclasses
 import functools
-import math
 from dataclasses import field
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float, Int
 
-from overfill_jax.inference.placement import axes, keep, lies_on, mesh_of, place
+from overfill_jax.inference.placement import Blocks, axes, keep, lies_on, mesh_of, place
 from overfill_jax.inference.serving_cache import Entries, ServingCache, attend, write
 from overfill_jax.model.attention import attention
 from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.layout import constrain
+from overfill_jax.model.layout import constrain, parts
 from overfill_jax.model.quantised import INTEGERS, Quantised, product
 from overfill_jax.model.rope import rotate, rotation
 from overfill_jax.model.transformer import Model, Params
-
-# Channels of the MLP's two branches that lie side by side: a row of a TPU's tile.
-LANES = 128
 
 
 @jax.tree_util.register_dataclass
@@ -36,25 +32,32 @@ class Layer:
     """The weights of one layer.
 
     Attributes:
+      kv_heads, branch_blocks: K; and in how many blocks the branches of the MLP lie by turns: as
+        many as a mesh splits them in, so that no device lacks its part of either.
       attention_norm, mlp_norm: scales of the two norms.
       qkv: of every kv head its G query heads, its key and its value, one behind the other;
         [D, K, G + 2, H], flat.
       qkv_bias: where the family has one.
       query_norm, key_norm: scales, where the family has them.
       out: of the mixed heads.
-      gate_up: both branches of the MLP, by turns in blocks; [D, F / block, 2, block], flat, so
-        that a mesh axis which splits the blocks splits both branches alike.
+      gate_up: both branches of the MLP; [D, branch_blocks, 2, F / branch_blocks], flat.
       down: of the MLP.
     """
 
+    kv_heads: int = field(metadata={"static": True})
+    branch_blocks: int = field(metadata={"static": True})
     attention_norm: Float[Array, "D"] = field(metadata=axes("embed"))
-    qkv: Float[Array, "D qkv"] | Quantised = field(metadata=axes("embed", "kv_heads"))
-    qkv_bias: Float[Array, "qkv"] | None = field(metadata=axes("kv_heads"))
+    qkv: Float[Array, "D qkv"] | Quantised = field(
+        metadata=axes("embed", Blocks("kv_heads", "kv_heads"))
+    )
+    qkv_bias: Float[Array, "qkv"] | None = field(metadata=axes(Blocks("kv_heads", "kv_heads")))
     query_norm: Float[Array, "H"] | None = field(metadata=axes("head_dim"))
     key_norm: Float[Array, "H"] | None = field(metadata=axes("head_dim"))
     out: Float[Array, "NH D"] | Quantised = field(metadata=axes("heads", "embed"))
     mlp_norm: Float[Array, "D"] = field(metadata=axes("embed"))
-    gate_up: Float[Array, "D gate_up"] | Quantised = field(metadata=axes("embed", "mlp"))
+    gate_up: Float[Array, "D gate_up"] | Quantised = field(
+        metadata=axes("embed", Blocks("mlp", "branch_blocks"))
+    )
     down: Float[Array, "F D"] | Quantised = field(metadata=axes("mlp", "embed"))
 
 
@@ -78,21 +81,23 @@ def lay_out(model: Model | ServingModel, mesh: Mesh | None = None) -> ServingMod
 
     Args:
       model: with weights that lie on the mesh, whose parts then never leave their devices; or
-        elsewhere, from where they move layer by layer. One that is laid out already is only moved.
+        elsewhere, from where they move layer by layer. One that is laid out already is moved, too.
       mesh: where serving has them; None for where they lie.
     """
-    if isinstance(model, ServingModel):
-        return place(model, mesh or mesh_of(model))
-    c, params = model.config, model.params
-    mesh = mesh or mesh_of(params)
-    there = lies_on(params, mesh)
+    mesh = mesh or mesh_of(model)
+    there, blocks = lies_on(model, mesh), branch_blocks(model.config, mesh)
 
     def placed(tree):
         return tree if there else place(tree, mesh)
 
+    if isinstance(model, ServingModel):
+        layers = tuple(placed(_in_other_blocks(layer, blocks)) for layer in model.layers)
+        return dataclasses.replace(place(model, mesh), layers=layers)
+    c, params = model.config, model.params
     with jax.set_mesh(mesh) if there else contextlib.nullcontext():
         layers = tuple(
-            placed(_layer(params["layers"], index, c.dtype)) for index in range(c.num_layers)
+            placed(_layer(params["layers"], index, c.dtype, blocks))
+            for index in range(c.num_layers)
         )
         around = ServingModel(
             config=c,
@@ -104,8 +109,14 @@ def lay_out(model: Model | ServingModel, mesh: Mesh | None = None) -> ServingMod
     return dataclasses.replace(place(around, mesh), layers=layers)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
+def branch_blocks(config: ModelConfig, mesh: Mesh | AbstractMesh) -> int:
+    """In how many parts the mesh splits the MLP."""
+    split = parts("mlp", mesh)
+    return 1 if config.intermediate_size % split else split
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "blocks"))
+def _layer(stacked: Params, index: Int[Array, ""], dtype: str, blocks: int) -> Layer:
     layer = _cast(jax.tree.map(lambda leaf: leaf[index], stacked), dtype)
     attention, mlp = layer["attention"], layer["mlp"]
     query, key, value = (attention[name] for name in ("query", "key", "value"))
@@ -115,13 +126,19 @@ def _layer(stacked: Params, index: Int[Array, ""], dtype: str) -> Layer:
     }
     out = attention["out"]["kernel"]
     laid_out = Layer(
+        kv_heads=jax.tree.leaves(key["kernel"])[0].shape[-2],
+        branch_blocks=blocks,
         attention_norm=layer["attention_norm"]["scale"],
         qkv=jax.tree.map(_join, query["kernel"], key["kernel"], value["kernel"]),
         qkv_bias=_join(query["bias"], key["bias"], value["bias"]) if "bias" in query else None,
         **norms,
         out=out if isinstance(out, Quantised) else out.reshape(-1, out.shape[-1]),
         mlp_norm=layer["mlp_norm"]["scale"],
-        gate_up=jax.tree.map(_alternate, mlp["gate"]["kernel"], mlp["up"]["kernel"]),
+        gate_up=jax.tree.map(
+            lambda gate, up: _alternate(jnp.stack([gate, up], axis=-2), blocks),
+            mlp["gate"]["kernel"],
+            mlp["up"]["kernel"],
+        ),
         down=mlp["down"]["kernel"],
     )
     return keep(laid_out)
@@ -132,14 +149,22 @@ def _cast(tree, dtype: str):
     return jax.tree.map(lambda x: x if x.dtype in INTEGERS else x.astype(dtype), tree)
 
 
-def _alternate(gate: Array, up: Array) -> Array:
-    """Twice [..., F] as [..., F / block, 2, block], flat."""
-    blocks = *gate.shape[:-1], -1, _block(gate.shape[-1])
-    return jnp.stack([gate.reshape(blocks), up.reshape(blocks)], -2).reshape(*gate.shape[:-1], -1)
+def _alternate(branches: Array, blocks: int) -> Array:
+    """[..., 2, F] as [..., blocks, 2, F / blocks], flat."""
+    split = branches.reshape(*branches.shape[:-1], blocks, -1)
+    return split.swapaxes(-3, -2).reshape(*branches.shape[:-2], -1)
 
 
-def _block(width: int) -> int:
-    return math.gcd(width, LANES)
+def _in_other_blocks(layer: Layer, blocks: int) -> Layer:
+    if layer.branch_blocks == blocks:
+        return layer
+
+    def again(array: Array) -> Array:
+        split = array.reshape(*array.shape[:-1], layer.branch_blocks, 2, -1).swapaxes(-3, -2)
+        return _alternate(split.reshape(*array.shape[:-1], 2, -1), blocks)
+
+    gate_up = jax.tree.map(again, layer.gate_up)
+    return dataclasses.replace(layer, gate_up=gate_up, branch_blocks=blocks)
 
 
 def _join(query: Array, key: Array, value: Array) -> Array:
@@ -214,9 +239,9 @@ def _run(model: ServingModel, tokens, positions, mix):
         cached.append(entries)
         x = x + _product(mixed.reshape(*x.shape[:2], -1), layer.out)
         branches = _product(rms_norm(x, layer.mlp_norm, c), layer.gate_up)
-        branches = branches.reshape(*x.shape[:2], -1, 2, _block(c.intermediate_size))
-        inner = jax.nn.silu(branches[..., 0, :]) * branches[..., 1, :]
-        x = x + _product(inner.reshape(*x.shape[:2], -1), layer.down)
+        gate, up = jnp.split(branches.reshape(*x.shape[:2], layer.branch_blocks, -1), 2, axis=-1)
+        inner = (jax.nn.silu(gate) * up).reshape(*x.shape[:2], -1)
+        x = x + _product(inner, layer.down)
         x = constrain(x, "batch", None, None)
     keys, values = zip(*cached, strict=True)
     return rms_norm(x, model.final_norm, c), keys, values

@@ -102,11 +102,19 @@ for dtype, writer in (
     jax.clear_caches()  # of `run` with the former dtype
     expected = run(lay_out(full), lay_out(writer))
     for mesh in (rows_and_heads, only_heads):
+        there = lay_out(writer, mesh)
+        elsewhere = lay_out(there, only_heads if mesh is rows_and_heads else rows_and_heads)
+        back = lay_out(elsewhere, mesh)
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), there, back))
         with jax.set_mesh(mesh):
-            found = run(lay_out(full, mesh), lay_out(writer, mesh))
+            found = run(lay_out(full, mesh), back)
         for one, other in zip(found[:2], expected[:2], strict=True):
             scale = np.abs(other).max()
             np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=1e-5)
+
+# Two kv heads on four devices: nothing is split within a head.
+layer = lay_out(shallow, only_heads).layers[0]
+assert layer.qkv.sharding.is_fully_replicated and not layer.down.sharding.is_fully_replicated
 """
 
 PROGRAMS = """

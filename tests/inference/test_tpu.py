@@ -57,7 +57,8 @@ def bytes_of(tree):
 DECODING = """
 _, config = shapes_of(llama3_2_3b)
 params = abstract(config, "bfloat16").params
-lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16")
+blocks = serving_model.branch_blocks(config, mesh)
+lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16", blocks=blocks)
 layer = jax.eval_shape(lay_out_layer, params["layers"], 0)
 writer = placed(
     ServingModel(
@@ -98,7 +99,8 @@ stacked = jax.tree.map(
     weight_shardings(config, mesh)["layers"],
 )
 with jax.set_mesh(mesh):
-    program = serving_model._layer.lower(stacked, 0, dtype="bfloat16").compile()
+    blocks = serving_model.branch_blocks(config, mesh)
+    program = serving_model._layer.lower(stacked, 0, dtype="bfloat16", blocks=blocks).compile()
 memory, whole = program.memory_analysis(), bytes_of(stacked)
 assert not read_collectives(program.as_text())
 assert memory.argument_size_in_bytes < 1.01 * whole / 4, memory
