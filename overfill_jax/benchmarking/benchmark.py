@@ -162,7 +162,7 @@ def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         [
             one.decoder,
             one.name,
-            "" if one.loss is None else f"{one.loss:.4f}",
+            "" if one.loss is None else f"{one.loss:.5f}",
             f"{one.accuracy:.3f}",
             f"{one.as_full:.1%}",
             "" if one.acceptance is None else f"{one.acceptance:.1%}",

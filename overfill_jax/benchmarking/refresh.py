@@ -233,7 +233,7 @@ def plot_refresh(found: Sequence[PolicyResult], path: Path) -> None:
                                   textcoords="offset points", fontsize=9)  # fmt: skip
     by_interval.set_xscale("log", base=2)
     by_interval.set_xticks([*intervals, never], [*map(str, intervals), "never"])
-    by_interval.set_ylim(bottom=0)
+    by_interval.set_yscale("log")  # of decoders to be refreshed it is as low as the full model's
     finish(by_interval, "answer tokens from one refresh to the next", "loss (nats/token)")
     finish(by_speed, "tokens a second over the full model's, by bytes of weights", "")
     if len(decoders) > 1:
