@@ -12,12 +12,12 @@ from tests.inference.doubles import Spelled
 
 @pytest.fixture(scope="session")
 def full() -> Model:
-    return random_model(0)
+    return random_model(0, num_layers=2)
 
 
 @pytest.fixture(scope="session")
 def decoder() -> Model:
-    return random_model(1, hidden_size=14, intermediate_size=20)
+    return random_model(1, num_layers=2, hidden_size=14, intermediate_size=20)
 
 
 @pytest.fixture

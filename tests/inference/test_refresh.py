@@ -26,6 +26,16 @@ LOSSLESS = Refresh(5, math.inf, 1.0)
 
 
 @pytest.fixture(scope="module")
+def full():
+    return random_model(0)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return random_model(1, hidden_size=14, intermediate_size=20)
+
+
+@pytest.fixture(scope="module")
 def near(full):
     """A decoder that often agrees with the full model, and often does not."""
     rng = np.random.default_rng(5)
