@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-# The emitters that XLA uses since 2025 take twice as long to compile programs for a CPU; jaxlib
-# 0.11 has no others.
-_OTHER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-_flags = os.environ.get("XLA_FLAGS", "")
+# Programs so small are compiled sooner in one part; and the emitters that XLA uses since 2025 take
+# twice as long for a CPU, but jaxlib 0.11 has no others.
 _JAXLIB_0_10 = importlib.metadata.version("jaxlib").startswith("0.10.")
-if _JAXLIB_0_10 and _OTHER_EMITTERS not in _flags:
-    os.environ["XLA_FLAGS"] = f"{_flags} {_OTHER_EMITTERS}"
+_FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+if _JAXLIB_0_10:
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+_given = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join([*_given, *(flag for flag in _FLAGS if flag not in _given)])
 
 import jax  # noqa: E402 (reads the flags)
 import jaxtyping  # noqa: E402

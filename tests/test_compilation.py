@@ -13,6 +13,8 @@ from tests.builders import random_model
 from tests.conftest import REPOSITORY
 from tests.data.conftest import LLAMA3, write_byte_bpe
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys
 from collections import Counter

@@ -2,7 +2,11 @@
 
 import shutil
 
+import pytest
+
 from tests.interruptions import Machines, finish, forget, interrupt
+
+pytestmark = pytest.mark.slow
 
 STEPS = 40
 MACHINES = Machines(1, 2, (1, 2, 1))

@@ -23,6 +23,8 @@ from tests.interruptions import (
     start,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 40  # of `trained`
 SAVES = "checkpoints/two_stage"
 LIMIT = 150  # seconds from start to end; where processes wait for each other, it is minutes

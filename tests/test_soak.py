@@ -4,6 +4,8 @@ import pytest
 
 from tests.soak import soak
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("interval", [0, 3])
 def test_mixed_requests_are_answered_refused_or_cancelled_and_leave_nothing_behind(interval):

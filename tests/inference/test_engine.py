@@ -352,6 +352,7 @@ for writer, first_token, meshes in (
 """
 
 
+@pytest.mark.slow
 def test_answers_on_one_mesh_and_on_two_equal_those_of_one_device():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

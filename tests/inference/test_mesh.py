@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import REPOSITORY, simulated
 
+pytestmark = pytest.mark.slow
+
 MODELS = """
 import dataclasses
 import math

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import REPOSITORY, simulated
 
+pytestmark = pytest.mark.slow
+
 SIMULATED = """
 import functools
 import jax

@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import REPOSITORY, simulated
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = r"""
 import dataclasses
