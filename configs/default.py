@@ -68,9 +68,10 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark = ml_collections.ConfigDict()
     # The "train" step, with random weights of the shape in `plan.model`; or "load", making the
     # batches of `train.epochs` over `train.source`, with the tokenizer in `full/`; or "refresh",
-    # the pair in the workdir on `evaluate.source` under every policy; or "inference", answers of
-    # full model, decoder and both, with random weights of the shape in `plan.model`; or "engine",
-    # the same for many requests at once against one after another.
+    # the pair in the workdir on `evaluate.source` under every policy; or "precision", the same with
+    # integers for weights and cache; or "inference", answers of full model, decoder and both, with
+    # random weights of the shape in `plan.model`; or "engine", the same for many requests at once
+    # against one after another.
     benchmark.subject = "train"
     benchmark.steps = 10  # timed train steps of each variant; 0: compiled only
     benchmark.batches = (1, 8, 64)  # of answers: rows, prompt tokens, answer tokens
@@ -81,7 +82,8 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark.requests = 32  # to the "engine", with up to so many tokens as above
     benchmark.transformers = True  # where it is installed: the same weights and prompts with it
     benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
-    benchmark.decoders = ("decoder",)  # that are refreshed: folders of the workdir
+    benchmark.decoders = ("decoder",)  # folders of the workdir; precision takes the first
+    benchmark.groups = (0, 128)  # input channels that share a scale; 0: all of them
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"
     return benchmark
 

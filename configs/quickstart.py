@@ -36,5 +36,6 @@ def get_config():
     config.evaluate.source = "{workdir}/data/test.jsonl"
     config.evaluate.batch_size = 150
     config.evaluate.max_new_tokens = 64
+    config.benchmark.groups = (0, 16)
     config.export.allow_illegal_widths = False
     return config

@@ -15,6 +15,7 @@ from overfill_jax.benchmarking.breakdown import plot_breakdown
 from overfill_jax.benchmarking.engine import time_serving
 from overfill_jax.benchmarking.inference import Answered, time_answers
 from overfill_jax.benchmarking.loading import time_loading
+from overfill_jax.benchmarking.precision import plot_precision, time_precision
 from overfill_jax.benchmarking.refresh import plot_refresh, time_refresh
 from overfill_jax.benchmarking.systems import FULL
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
@@ -37,6 +38,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not c.intervals or min(c.intervals) < 1:
         raise InputError(
             f"benchmark.intervals: found {tuple(c.intervals)}, expected numbers of at least 1"
+        )
+    if not c.groups or min(c.groups) < 0:
+        raise InputError(
+            f"benchmark.groups: found {tuple(c.groups)}, expected numbers of at least 0"
         )
     if not c.decoders:
         raise InputError("benchmark.decoders: found none, expected folders of the workdir")
@@ -174,6 +179,32 @@ def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     return title, [header, *cells], {"policies": [dataclasses.asdict(one) for one in found]}
 
 
+def precision(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
+    """The first pair of `workdir` with integers for weights and cache; a plot beside the table."""
+    found = time_precision(config, workdir)
+    plot_precision(found, workdir / "benchmark" / "precision.png")
+    c = config.evaluate
+    title = f"Precision on {c.source}, greedy, {c.dtype}, batches of {c.batch_size}"
+    header = ["full model", "decoder", "cache", "accuracy", "as exact"]
+    header += ["logits off, median", "worst", "kB/token", "of it", "seconds"]
+    cells = [
+        [
+            one.full,
+            one.weights,
+            one.cache,
+            f"{one.accuracy:.3f}",
+            f"{one.as_exact:.1%}",
+            f"{one.median_error:.2%}",
+            f"{one.worst_error:.2%}",
+            f"{one.bytes / 1e3:,.0f}",
+            f"{one.bytes / found[0].bytes:.1%}",
+            f"{one.seconds:.2f}",
+        ]
+        for one in found
+    ]
+    return title, [header, *cells], {"pairs": [dataclasses.asdict(one) for one in found]}
+
+
 def engine(config: ml_collections.ConfigDict, _: Path) -> Measured:
     """Many requests at once against one after another."""
     found = time_serving(config)
@@ -241,6 +272,7 @@ SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {
     "train": train_steps,
     "load": loading,
     "refresh": refresh,
+    "precision": precision,
     "inference": inference,
     "engine": engine,
 }

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
+from overfill_jax.benchmarking.task_answers import accuracy_of, agreement, answers_of
 from overfill_jax.evaluation.plots import finish, save
 from overfill_jax.evaluation.systems import FULL
 from overfill_jax.evaluation.task import Task, load_task
 from overfill_jax.inference.answers import Answer
-from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh, Tally
 from overfill_jax.inference.refresh_loss import refreshed_log_likelihoods
-from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.model.size import decode_parameters
 from overfill_jax.model.transformer import Model
@@ -70,7 +68,7 @@ def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[Polic
     task, _ = load_task(config, workdir)
     place, dtype = workdir / FULL.reader, config.evaluate.dtype
     full = load_model(place, dtype)
-    alone, seconds, _ = answers_of(full, full, task, None)
+    alone, seconds, _ = answers_of(full, full, task, None, "")
     found = [
         PolicyResult(
             decoder=FULL.reader,
@@ -105,8 +103,7 @@ def time_decoder(
     share = decode_parameters(decoder.config) / decode_parameters(full.config)
     found = []
     for name, refresh in policies:
-        answers, taken, generator = answers_of(full, decoder, task, refresh)
-        same = np.mean([a.tokens == b.tokens for a, b in zip(answers, alone, strict=True)])
+        answers, taken, generator = answers_of(full, decoder, task, refresh, "")
         verified = refresh is not None and refresh.verifies
         tally = generator.tally
         found.append(
@@ -116,7 +113,7 @@ def time_decoder(
                 interval=refresh and refresh.interval,
                 loss=None if verified else loss_of(full, decoder, task, refresh),
                 accuracy=accuracy_of(answers, task),
-                as_full=float(same),
+                as_full=agreement(answers, alone),
                 acceptance=tally.kept / tally.drafted if tally.drafted else None,
                 speed_up=implied_speed_up(tally, share) if refresh else 1 / share,
                 seconds=taken,
@@ -142,29 +139,6 @@ def policies(config: ml_collections.ConfigDict) -> list[tuple[str, Refresh | Non
         if interval > 1  # one token is the full model's own
     ]
     return [("none", None), *every, entropy, *lossless]
-
-
-def answers_of(
-    reader: Model, writer: Model, task: Task, refresh: Refresh | None
-) -> tuple[list[Answer], float, Generator]:
-    """Greedy answers, and the seconds that they took once everything was compiled."""
-    tokenizer = task.tokenizer
-    prompts = [example.prompt.tolist() for example in task.examples]
-    for _ in range(2):
-        generator = Generator(
-            reader, writer, task.first_token, tokenizer.stop_ids, tokenizer.pad_id, tokenizer,
-            refresh,
-        )  # fmt: skip
-        start = time.perf_counter()
-        answers = generator.generate(prompts, GREEDY, task.max_new_tokens, task.batch_size)
-        seconds = time.perf_counter() - start
-    return answers, seconds, generator
-
-
-def accuracy_of(answers: Sequence[Answer], task: Task) -> float:
-    """Share of answers that match their reference."""
-    pairs = zip(answers, task.examples, strict=True)
-    return float(np.mean([task.match(answer.text, one.reference) for answer, one in pairs]))
 
 
 def implied_speed_up(tally: Tally, share: float) -> float:

@@ -221,9 +221,36 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     assert (workdir / "benchmark/refresh.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_the_pair_in_integers(prepared, tmp_path):
+    workdir = shutil.copytree(prepared, tmp_path / "run")
+    shutil.copytree(workdir / "pruned", workdir / "decoder")
+    config = make_config(workdir)
+    config.benchmark.update(subject="precision", groups=(0, 4))
+    config.evaluate.max_new_tokens = 8
+    run(config, workdir)
+    found = json.loads((workdir / "benchmark/precision.json").read_text())["pairs"]
+    weights = ["float32", "int8", "int8, groups of 4", "int4", "int4, groups of 4"]
+    assert [one["weights"] for one in found] == [*(w for w in weights for _ in range(2)), "float32"]
+    assert [one["cache"] for one in found] == [*["float32", "int8"] * 5, "float32"]
+    assert [one["full"] for one in found] == [*["float32"] * 10, "int8"]
+    exact, *others = found
+    assert (exact["as_exact"], exact["worst_error"]) == (1.0, 0.0)
+    for one in others:
+        assert 0 < one["median_error"] < one["worst_error"]
+    by_name = {one["weights"]: one for one in found[:10:2]}
+    for name in ("int8", "int4"):
+        assert by_name[f"{name}, groups of 4"]["median_error"] < by_name[name]["median_error"]
+        assert by_name[f"{name}, groups of 4"]["bytes"] > by_name[name]["bytes"]
+    assert by_name["int8"]["median_error"] < 0.25 * by_name["int4"]["median_error"]
+    assert by_name["int4"]["bytes"] < by_name["int8"]["bytes"] < exact["bytes"]
+    assert (workdir / "benchmark/precision.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"groups": ()}, r"benchmark.groups: found \(\), expected numbers of at least 0"),
         ({"intervals": ()}, r"benchmark.intervals: found \(\), expected numbers"),
         ({"decoders": ()}, "benchmark.decoders: found none, expected folders"),
         ({"subject": "inference", "answers": (1,)}, r"benchmark.answers: found \(1,\)"),
