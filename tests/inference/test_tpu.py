@@ -1,4 +1,4 @@
-"""Decoding compiled for four TPU chips that are not there, at true shapes."""
+"""Decoding compiled for TPU chips that are not there, at true shapes."""
 
 import importlib.util
 import os
@@ -27,13 +27,14 @@ from overfill_jax.inference.placement import shardings
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.inference.serving_model import ServingModel
 from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.quantised import Scheme, quantise_model
 from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import abstract
 from overfill_jax.planning.collectives import read_collectives
 from overfill_jax.planning.workload import pruned_shape, read_shape
 
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-mesh = make_mesh(1, 1, 4, devices)
+mesh = make_mesh(1, 1, CHIPS, devices[:CHIPS])
 
 
 def shapes_of(recipe):
@@ -52,29 +53,34 @@ def placed(tree):
 
 def bytes_of(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def compile_decoding(config, params):
+    blocks = serving_model.branch_blocks(config, mesh)
+    lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16", blocks=blocks)
+    layer = jax.eval_shape(lay_out_layer, params["layers"], 0)
+    writer = placed(
+        ServingModel(
+            config=config,
+            embed=params["embed"]["embedding"],
+            layers=(layer,) * config.num_layers,
+            final_norm=params["final_norm"]["scale"],
+            unembed=params["unembed"]["kernel"] if "unembed" in params else None,
+        )
+    )
+    how = HandOver(None, "bfloat16", "full", reads_on=False)
+    writing = placed(jax.eval_shape(lambda: empty_slots(config, config, how, 1, 1536)))
+    limits, stops = GREEDY.limits(), np.zeros(1, np.int32)
+    with jax.set_mesh(mesh):
+        program = write_chunk.lower(
+            writer, writing, np.zeros(1, bool), limits, stops, np.int32(16)
+        ).compile()
+    return program, writer, writing
 """
 
 DECODING = """
 _, config = shapes_of(llama3_2_3b)
-params = abstract(config, "bfloat16").params
-blocks = serving_model.branch_blocks(config, mesh)
-lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16", blocks=blocks)
-layer = jax.eval_shape(lay_out_layer, params["layers"], 0)
-writer = placed(
-    ServingModel(
-        config=config,
-        embed=params["embed"]["embedding"],
-        layers=(layer,) * config.num_layers,
-        final_norm=params["final_norm"]["scale"],
-        unembed=None,
-    )
-)
-how = HandOver(None, "bfloat16", "full", reads_on=False)
-writing = placed(jax.eval_shape(lambda: empty_slots(config, config, how, 1, 1536)))
-with jax.set_mesh(mesh):
-    program = write_chunk.lower(
-        writer, writing, np.zeros(1, bool), GREEDY.limits(), np.zeros(1, np.int32), np.int32(16)
-    ).compile()
+program, writer, writing = compile_decoding(config, abstract(config, "bfloat16").params)
 memory = program.memory_analysis()
 whole = bytes_of(writer) + bytes_of(writing.cache)
 assert memory.argument_size_in_bytes < 1.01 * whole / 4, (memory, whole)
@@ -109,14 +115,35 @@ assert memory.temp_size_in_bytes < whole / 4 / config.num_layers, memory
 """
 
 
+INTEGERS = """
+_, config = shapes_of(llama3_2_3b)
+config = dataclasses.replace(config, num_layers=2)
+model = abstract(config, "bfloat16")
+for scheme in (Scheme(8, 0), Scheme(8, 128), Scheme(4, 0), Scheme(4, 128)):
+    quantised = jax.eval_shape(functools.partial(quantise_model, scheme=scheme), model)
+    program, writer, _ = compile_decoding(config, quantised.params)
+    layer = writer.layers[0]
+    kernels = (layer.qkv, layer.out, layer.gate_up, layer.down)
+    assert {str(k.values.dtype) for k in (*kernels, writer.unembed)} == {f"int{scheme.bits}"}
+    # Less than a bfloat16 copy of the smallest of them, all else included.
+    least = 2 * min(kernel.values.size for kernel in kernels)
+    memory = program.memory_analysis()
+    assert memory.temp_size_in_bytes < least, (scheme, memory, least)
+"""
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler"
 )
-@pytest.mark.parametrize("program", [DECODING, LAYING_OUT], ids=["decoding", "laying out"])
-def test_compiled_for_four_chips(program):
+@pytest.mark.parametrize(
+    ("chips", "program"),
+    [(4, DECODING), (4, LAYING_OUT), (1, INTEGERS)],
+    ids=["decoding", "laying out", "integers"],
+)
+def test_compiled_for_chips(chips, program):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + program],
+        [sys.executable, "-c", f"CHIPS = {chips}\n" + PROGRAM + program],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
