@@ -25,7 +25,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     folder = workdir / "harness" / "-".join(names).replace("/", "_")
     files.check_writable(folder / "results.json")
     found = require("lm_eval.evaluator", *_PACKAGE).simple_evaluate(
-        ours.OverfillLM(load_assistant(config, workdir), c.batch_size),
+        ours.OverfillLM(load_assistant(config, workdir, c.batch_size), c.batch_size),
         tasks=list(c.tasks),
         num_fewshot=c.shots,
         limit=c.limit or None,

@@ -1,6 +1,6 @@
 """Our models as lm-eval asks them: answers, and likelihoods of texts (package lm-eval, 0.4).
 
->>> assistant = load_assistant(config, workdir)  # the pair and the options of `config.generate`
+>>> assistant = load_assistant(config, workdir, rows=32)  # the pair, as `config.generate` says
 >>> lm = OverfillLM(assistant, batch_size=32)
 >>> lm_eval.simple_evaluate(lm, tasks=["arc_challenge_chat"], apply_chat_template=True)
 

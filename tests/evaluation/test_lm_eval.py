@@ -92,7 +92,7 @@ def make_config():
 
 @pytest.fixture
 def assistant(workdir):
-    return load_assistant(make_config(), workdir)
+    return load_assistant(make_config(), workdir, rows=4)
 
 
 @pytest.fixture
