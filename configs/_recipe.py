@@ -32,4 +32,5 @@ def recipe(source: str, shape: str, widths: dict[str, tuple[Width, Width]], name
     # The paper's 64 conversations a step, three to four of which share a row.
     config.train.packing = True
     config.train.batch_size = 16
+    config.experiment.shared = ("convert", "calibrate")
     return config

@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.score = _score()
     config.harness = _harness()
     config.export = _export()
+    config.experiment = _experiment()
     return config.lock()
 
 
@@ -89,18 +90,22 @@ def _benchmark() -> ml_collections.ConfigDict:
 
 
 def _data() -> ml_collections.ConfigDict:
-    """Your JSONL files into one TFDS folder, `data/`, with a split for each file that is given.
+    """Your files into one TFDS folder, `data/`, with a split for each file that is given.
 
-    Without any, the procedural tasks as JSONL files in `data/`, and a tokenizer.
+    Without any, the procedural tasks as JSONL files in `data/`.
     """
     data = ml_collections.ConfigDict()
-    data.train = ""
+    data.train = ""  # JSONL, or mixtures such as "a.jsonl*0.5, b.jsonl"
     data.validation = ""
     data.test = ""
-    data.train_rows = 0  # rows of each family
+    # Instead of JSONL, parallel lines of text: the ending, such as ".en", of the files beside these
+    # that hold the answers, and what a prompt makes of a line.
+    data.target = ""
+    data.wording = "{line}"
+    data.train_rows = 0  # of each family of the procedural tasks
     data.validation_rows = 0
     data.test_rows = 0
-    data.vocab_size = 0  # pieces of the tokenizer trained on them
+    data.vocab_size = 0  # pieces of a tokenizer trained on the train split; 0: none
     return data
 
 
@@ -308,3 +313,32 @@ def _export() -> ml_collections.ConfigDict:
     export.allow_illegal_widths = False  # widths that transformers refuses to load
     export.shard_bytes = 5_000_000_000
     return export
+
+
+def _experiment() -> ml_collections.ConfigDict:
+    """Stages again and again, each time with other settings; by default a comparison of systems.
+
+    A cell is a row with a series and a seed. Its stages see the settings of both.
+    """
+    experiment = ml_collections.ConfigDict()
+    experiment.name = "comparison"  # of its folder in `experiments/`
+    experiment.title = "Two-stage decoding and its baselines"
+    # Stages that come before all cells, once; each with settings of its own if need be.
+    experiment.shared = ()
+    experiment.stages = (  # of each cell
+        "prune",
+        "train",
+        "train train.method=pruned",
+        "train train.method=scratch",
+        "evaluate",
+    )
+    experiment.x = ""  # what the rows differ in
+    experiment.rows = ("",)  # "NAME: KEY=VALUE KEY=VALUE"; "": as configured
+    experiment.series = ("",)  # the same, for the lines of a figure
+    experiment.seeds = (0,)
+    experiment.systems = ("full", "two_stage", "pruned_tuned", "scratch")
+    # A figure of each: accuracy, families, loss, positions, gap, accuracy_by_tokens, scores,
+    # answer_lengths, overlap, refreshed_loss, precision, latency, prefill_share.
+    experiment.measures = ("accuracy", "families", "positions")
+    experiment.full_tokens = 0  # that the full model was trained on before the experiment
+    return experiment

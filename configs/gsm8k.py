@@ -4,15 +4,14 @@
 (columns `question` and `answer`) and `llama2.model`, the tokenizer of Llama 2.
 """
 
-from configs import default
+from configs._small import small
 
 
 def get_config():
-    config = default.get_config()
+    config = small()
     config.init.config = "configs/gsm8k_model.json"
     config.init.tokenizer = "{workdir}/data/llama2.model"
     config.convert.source = "{workdir}/full_hf"
-    config.convert.dtype = "float32"
     config.text.prompt_column = "question"
     config.text.response_column = "answer"
     config.text.max_prompt_tokens = 256
@@ -30,12 +29,7 @@ def get_config():
     config.train.batch_size = 4
     config.train.steps = 60
     config.train.learning_rate = 1e-3
-    config.train.beta2 = 0.98
-    config.train.weight_decay = 0.1
-    config.train.dtype = "float32"
-    config.train.remat = "none"
     config.generate.max_new_tokens = 192
-    config.generate.dtype = "float32"
     config.evaluate.source = "{workdir}/data/test.jsonl"
     config.evaluate.rows = 64
     config.evaluate.match = "number"

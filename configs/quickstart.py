@@ -1,15 +1,14 @@
 """The main job: procedural tasks, a tiny full model, and every stage of a real run."""
 
-from configs import default
+from configs._small import small
 
 
 def get_config():
-    config = default.get_config()
+    config = small()
     config.data.train_rows = 4000
     config.data.validation_rows = 40
     config.data.test_rows = 60
     config.convert.source = "launch/quickstart_model"
-    config.convert.dtype = "float32"
     config.text.max_prompt_tokens = 96
     config.text.max_total_tokens = 160
     config.calibrate.source = "{workdir}/data/train.jsonl"
@@ -22,20 +21,16 @@ def get_config():
     config.train.batch_size = 32
     config.train.steps = 600
     config.train.learning_rate = 3e-3
-    config.train.beta2 = 0.98
-    config.train.weight_decay = 0.1
     config.train.kl_weight = 1.0
-    config.train.dtype = "float32"
-    config.train.remat = "none"
     config.train.log_every = 50
     config.train.validate_every = 200
     config.train.checkpoint_every = 200
     config.generate.prompts = "{workdir}/data/test.jsonl"
     config.generate.max_new_tokens = 64
-    config.generate.dtype = "float32"
     config.evaluate.source = "{workdir}/data/test.jsonl"
     config.evaluate.batch_size = 150
     config.evaluate.max_new_tokens = 64
     config.benchmark.groups = (0, 16)
     config.export.allow_illegal_widths = False
+    config.experiment.shared = ("data", "convert", "calibrate")
     return config

@@ -1,10 +1,10 @@
 """How the full model of the quickstart was made: `bash launch/quickstart.sh --from-scratch`."""
 
-from configs import default
+from configs._small import small
 
 
 def get_config():
-    config = default.get_config()
+    config = small()
     config.data.train_rows = 20_000
     config.data.validation_rows = 100
     config.data.test_rows = 100
@@ -20,10 +20,6 @@ def get_config():
     config.train.batch_size = 32
     config.train.steps = 5500
     config.train.learning_rate = 1e-3
-    config.train.beta2 = 0.98
-    config.train.weight_decay = 0.1
-    config.train.dtype = "float32"
-    config.train.remat = "none"
     config.train.log_every = 100
     config.train.validate_every = 500
     config.train.checkpoint_every = 500

@@ -28,6 +28,7 @@ STAGES = {
     "score": "overfill_jax.evaluation.score",
     "harness": "overfill_jax.evaluation.harness",
     "export": "overfill_jax.weights.export",
+    "experiment": "overfill_jax.experiments.experiment",
 }
 
 # They run in many processes if need be, save and end on SIGTERM, and record their config when they

@@ -1,6 +1,7 @@
 """Small models and batches that many tests start from."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,11 @@ def random_model(seed: int = 0, **changes) -> Model:
     rng = np.random.default_rng(seed)
     shapes = abstract(dataclasses.replace(CONFIG, **changes), "float32")
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
+
+
+def texts_of(rows: Iterable[dict[str, str]]) -> list[str]:
+    """Prompts and responses of instruction rows, which a tokenizer is trained on."""
+    return [row[key] for row in rows for key in ("prompt", "response")]
 
 
 @dataclasses.dataclass(frozen=True)

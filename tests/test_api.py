@@ -17,10 +17,11 @@ import pytest
 import overfill_jax
 from configs import default
 from overfill_jax.data import procedural
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.weights.folders import save_model
 from overfill_jax.weights.hugging_face_export import check_width
-from tests.builders import CONFIG, make_model
+from tests.builders import CONFIG, make_model, texts_of
 from tests.conftest import REPOSITORY
 
 
@@ -28,7 +29,7 @@ from tests.conftest import REPOSITORY
 def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     rows = procedural.splits({"train": 60}, seed=0)["train"]
-    procedural.train_tokenizer(rows, 256, folder / "tokenizer")
+    train_tokenizer(texts_of(rows), 256, folder / "tokenizer")
     shape = {"vocab_size": 256, "qkv_bias": False, "max_position": 256}
     save_model(folder / "full", make_model(**shape), folder / "tokenizer")
     return overfill_jax.load(folder / "full")

@@ -7,9 +7,14 @@ import ml_collections
 import pytest
 
 from configs import default
+from overfill_jax.experiments.cells import cells_of
+from overfill_jax.experiments.measures import check_measures
+from overfill_jax.overrides import with_settings
+from overfill_jax.stages import STAGES
 from tests.conftest import REPOSITORY
 
-CONFIGS = sorted((REPOSITORY / "configs").glob("[!_]*.py"))
+EXPERIMENTS = sorted((REPOSITORY / "configs" / "experiments").glob("[!_]*.py"))
+CONFIGS = sorted((REPOSITORY / "configs").glob("[!_]*.py")) + EXPERIMENTS
 SECTIONS = {
     name
     for name, value in default.get_config().items()
@@ -101,9 +106,32 @@ def test_every_key_that_is_read_is_declared():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_load_and_are_locked(path):
+    assert load(path).get_config().is_locked
+    assert path.name == "default.py" or path.read_text().count("\n") <= 60
+
+
+def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
-    assert config.is_locked
-    assert path.name == "default.py" or path.read_text().count("\n") <= 60
+    return module
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_have_cells_and_measures(path):
+    config = load(path).get_config()
+    c = config.experiment
+    assert c.name == path.stem
+    check_measures(tuple(c.measures), tuple(c.systems))
+    for cell in cells_of(config):
+        for text in (*c.shared, *c.stages):
+            stage, *settings = text.split()
+            assert stage in STAGES
+            with_settings(cell.config, settings, "experiment.stages")
+
+
+def test_experiments_take_other_models():
+    config = load(EXPERIMENTS[0]).get_config("llama3_2_3b:aligned")
+    assert config.prune.hidden == 1536
+    with pytest.raises(ModuleNotFoundError, match=r"configs\.llama"):
+        load(EXPERIMENTS[0]).get_config("llama")

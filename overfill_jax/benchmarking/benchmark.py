@@ -1,6 +1,5 @@
 """The benchmark stage: times what `benchmark.subject` names; into `benchmark/`."""
 
-import ast
 import dataclasses
 import platform
 import statistics
@@ -21,6 +20,7 @@ from overfill_jax.benchmarking.systems import FULL
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
+from overfill_jax.overrides import with_settings
 
 AS_IT_IS = "as configured"
 
@@ -66,7 +66,10 @@ def machine() -> str:
 
 def variants_of(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
     """The config as it is, and with each of `benchmark.variants`, by name."""
-    variants = {settings: with_settings(config, settings) for settings in config.benchmark.variants}
+    variants = {
+        settings: with_settings(config, settings.split(), "benchmark.variants")
+        for settings in config.benchmark.variants
+    }
     return {AS_IT_IS: config, **variants}
 
 
@@ -243,29 +246,6 @@ def step_cells(found: list[StepTime]) -> list[list[str]]:
             row += ["unknown peak" if one.mfu is None else f"{one.mfu:.1%}"]
         rows.append(row)
     return [header + timed if found[0].seconds else header, *rows]
-
-
-def with_settings(config: ml_collections.ConfigDict, settings: str) -> ml_collections.ConfigDict:
-    """A copy with settings such as "train.remat=none attention=xla".
-
-    Raises:
-      InputError: not of this form, an unknown key, or a value of another type.
-    """
-    changes = {}
-    for setting in settings.split():
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"benchmark.variants: found {setting!r}, expected KEY=VALUE")
-        try:
-            changes[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[key] = value
-    copy = config.copy_and_resolve_references()
-    try:
-        copy.update_from_flattened_dict(changes)
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"benchmark.variants: found {settings!r} ({error})") from error
-    return copy
 
 
 SUBJECTS: dict[str, Callable[[ml_collections.ConfigDict, Path], Measured]] = {

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from overfill_jax.benchmarking.task_answers import accuracy_of, agreement, answers_of
+from overfill_jax.evaluation.answer_loss import AnswerLoss, Loss, answer_loss
 from overfill_jax.evaluation.plots import finish, save
 from overfill_jax.evaluation.systems import FULL
 from overfill_jax.evaluation.task import Task, load_task
@@ -37,6 +38,7 @@ class PolicyResult:
       interval: answer tokens from one refresh to the next at most; None without refresh.
       loss: nats per token of the reference answers; None for verified policies, whose answers
         are not the decoder's to lose.
+      positions: the same at each place of the answer; empty for verified policies.
       accuracy: share of greedy answers that match.
       as_full: share of answers that equal the full model's, token for token.
       acceptance: share of the drafted tokens that stood; None where nothing was drafted.
@@ -49,6 +51,7 @@ class PolicyResult:
     name: str
     interval: int | None
     loss: float | None
+    positions: list[Loss]
     accuracy: float
     as_full: float
     acceptance: float | None
@@ -69,12 +72,14 @@ def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[Polic
     place, dtype = workdir / FULL.reader, config.evaluate.dtype
     full = load_model(place, dtype)
     alone, seconds, _ = answers_of(full, full, task, None, "")
+    loss = loss_of(full, full, task, Refresh(1))
     found = [
         PolicyResult(
             decoder=FULL.reader,
             name="full model alone",
             interval=1,
-            loss=loss_of(full, full, task, Refresh(1)),
+            loss=loss.total.loss,
+            positions=loss.positions,
             accuracy=accuracy_of(alone, task),
             as_full=1.0,
             acceptance=None,
@@ -106,12 +111,14 @@ def time_decoder(
         answers, taken, generator = answers_of(full, decoder, task, refresh, "")
         verified = refresh is not None and refresh.verifies
         tally = generator.tally
+        loss = None if verified else loss_of(full, decoder, task, refresh)
         found.append(
             PolicyResult(
                 decoder=folder,
                 name=name,
                 interval=refresh and refresh.interval,
-                loss=None if verified else loss_of(full, decoder, task, refresh),
+                loss=loss and loss.total.loss,
+                positions=loss.positions if loss else [],
                 accuracy=accuracy_of(answers, task),
                 as_full=agreement(answers, alone),
                 acceptance=tally.kept / tally.drafted if tally.drafted else None,
@@ -149,13 +156,13 @@ def implied_speed_up(tally: Tally, share: float) -> float:
     return (tally.kept + tally.blocks) / (tally.blocks + share * tally.drafted)
 
 
-def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) -> float:
-    """Nats per token of the reference answers."""
+def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) -> AnswerLoss:
+    """Of the reference answers."""
     refresh = refresh or Refresh(2**30)
     reader, writer = lay_out(full), lay_out(decoder)
     slots = max(len(example.answer) for example in task.examples)
     width = slots + max(len(example.prompt) for example in task.examples)
-    total = count = 0
+    found = []
     for start in range(0, len(task.examples), task.batch_size):
         examples = task.examples[start : start + task.batch_size]
         rows = np.resize(np.arange(len(examples)), task.batch_size)  # one shape for all
@@ -173,11 +180,11 @@ def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) ->
             slots=slots,
             first_token=task.first_token,
         )
-        lengths = np.array([len(example.answer) for example in examples])
-        valid = np.arange(slots) < lengths[:, None]
-        total -= float(np.sum(np.asarray(likelihoods)[: len(examples)], where=valid))
-        count += int(valid.sum())
-    return total / count
+        found.append(np.asarray(likelihoods)[: len(examples)])
+    lengths = np.array([len(example.answer) for example in task.examples])
+    return answer_loss(
+        np.concatenate(found), lengths, [example.family for example in task.examples]
+    )
 
 
 def plot_refresh(found: Sequence[PolicyResult], path: Path) -> None:

@@ -1,45 +1,71 @@
 """The data stage: sources become a TFDS folder; without any, the procedural tasks are made."""
 
 import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_collections
 from absl import logging
 
-from overfill_jax.data import jsonl, procedural
-from overfill_jax.data.sources import mixed_lines, parse_sources
+from overfill_jax.data import jsonl, parallel, procedural
+from overfill_jax.data.sources import mixed_lines, parse_sources, read_lines
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes `data/`, and `tokenizer/` if the procedural tasks shall have one of their own."""
+    """Writes `data/`, and `tokenizer/` if its rows shall have one of their own."""
     c = config.data
     given = {"train": c.train, "validation": c.validation, "test": c.test}
-    sources = {split: parse_sources(source) for split, source in given.items() if source}
-    if sources:
+    lines = {split: _lines_of(config, split, path) for split, path in given.items() if path}
+    folder = workdir / "data"
+    if lines:
         # TFDS takes half a second to import, and only its folders need it.
         from overfill_jax.data import tfds_rows
 
-        lines = {
-            split: functools.partial(mixed_lines, mixture, split, config.seed)
-            for split, mixture in sources.items()
-        }
-        tfds_rows.build(lines, workdir / "data")
-        logging.info("saved %s: TFDS splits %s", workdir / "data", ", ".join(sources))
+        tfds_rows.build(lines, folder)
+        logging.info("saved %s: TFDS splits %s", folder, ", ".join(lines))
     else:
-        _make_tasks(c, config.seed, workdir)
+        _make_tasks(c, config.seed, folder)
+    if c.vocab_size:
+        source = folder if lines else folder / "train.jsonl"
+        _train_tokenizer(config, source, workdir / "tokenizer")
 
 
-def _make_tasks(c: ml_collections.ConfigDict, seed: int, workdir: Path) -> None:
+def _lines_of(
+    config: ml_collections.ConfigDict, split: str, source: str
+) -> Callable[[], Iterator[tuple[int, bytes]]]:
+    c = config.data
+    if c.target:
+        columns = (config.text.prompt_column, config.text.response_column)
+        return functools.partial(
+            parallel.instruction_lines, Path(source), c.target, c.wording, columns
+        )
+    return functools.partial(mixed_lines, parse_sources(source), split, config.seed)
+
+
+def _make_tasks(c: ml_collections.ConfigDict, seed: int, folder: Path) -> None:
     counts = {"test": c.test_rows, "validation": c.validation_rows, "train": c.train_rows}
     for split, count in counts.items():
         if count < 1:
             raise InputError(f"data.{split}_rows: found {count}, expected at least 1")
-    folder = workdir / "data"
     procedural.write_dataset(folder, counts, seed)
     families = ", ".join(procedural.FAMILIES)
     logging.info("saved %s: %s rows of each of %s", folder, counts, families)
-    if c.vocab_size:
-        rows = (jsonl.parse(line) for _, line in jsonl.read_lines(folder / "train.jsonl"))
-        procedural.train_tokenizer(rows, c.vocab_size, workdir / "tokenizer")
-        logging.info("saved %s: %d pieces", workdir / "tokenizer", c.vocab_size)
+
+
+def _train_tokenizer(config: ml_collections.ConfigDict, source: Path, folder: Path) -> None:
+    c = config.data
+    columns = (config.text.prompt_column, config.text.response_column)
+    texts = []
+    for number, line in read_lines(source, "train"):
+        row = jsonl.parse(line)
+        for column in columns:
+            if not isinstance(row.get(column), str):
+                raise InputError(
+                    f"{source}, line {number}: found no text under {column!r}, expected the "
+                    "columns of section `text`, which the tokenizer is trained on"
+                )
+            texts.append(row[column])
+    train_tokenizer(texts, c.vocab_size, folder)
+    logging.info("saved %s: %d pieces", folder, c.vocab_size)

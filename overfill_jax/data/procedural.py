@@ -10,17 +10,15 @@ In every family the work is to understand the prompt; the answer then only has t
 | `editing`     | IFEval   | an instruction and a list of words -> the edited list             |
 | `tracing`     | CRUXEval | a small program of assignments -> the final values                |
 
-This file also writes them as instruction data and trains the tokenizer they are read with.
+This file also writes them as instruction data.
 """
 
-import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from overfill_jax import files
 
@@ -39,15 +37,6 @@ ADJECTIVES = dict(
     zip(COLOURS, ("rok", "bul", "gam", "pif", "dor", "tek", "lum", "jut"), strict=True)
 )
 LEXICON = {**NOUNS, **VERBS, **ADJECTIVES}
-
-USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}<|assistant|>{{ message.content }}<|end|>"
-    "{% else %}<|user|>{{ message.content }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 def recall(rng: np.random.Generator) -> tuple[str, str]:
@@ -147,47 +136,6 @@ def write_dataset(folder: Path, counts: Mapping[str, int], seed: int) -> None:
         for split, rows in splits(counts, seed).items():
             lines = (json.dumps(row) + "\n" for row in rows)
             (temporary / f"{split}.jsonl").write_text("".join(lines))
-
-
-def train_tokenizer(rows: Iterable[Row], vocab_size: int, folder: Path) -> None:
-    """Trains a sentencepiece BPE on `rows`; writes `tokenizer.model` and `tokenizer_config.json`.
-
-    Digits are tokens of their own, and so are the chat template's headers and its end of turn. The
-    same rows give the same bytes.
-    """
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(row[key] for row in rows for key in ("prompt", "response")),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        num_threads=1,  # The file's bytes depend on the number of threads.
-        character_coverage=1.0,
-        split_digits=True,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        pad_id=0,
-        unk_id=1,
-        eos_id=2,
-        eos_piece=END,
-        bos_id=-1,
-        control_symbols=[USER, ASSISTANT],
-        minloglevel=2,
-    )
-    with files.replace_file(folder / "tokenizer.model") as temporary:
-        temporary.write_bytes(model.getvalue())
-    config = {
-        "tokenizer_class": "LlamaTokenizer",
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "bos_token": None,
-        "eos_token": END,
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "additional_special_tokens": [USER, ASSISTANT],
-        "chat_template": CHAT_TEMPLATE,
-    }
-    files.write_json(folder / "tokenizer_config.json", config)
 
 
 def _draw_family(family: str, split: str, count: int, seed: int) -> list[Row]:

@@ -18,7 +18,16 @@ from overfill_jax.training.step import Metrics, TrainState, state_tree
 from overfill_jax.weights.checkpoints import Checkpoints
 
 # In this order on the console.
-SHOWN = ("loss", "cross_entropy", "kl", "gradient_norm", "learning_rate", "tokens", "filled")
+SHOWN = (
+    "loss",
+    "cross_entropy",
+    "kl",
+    "gradient_norm",
+    "learning_rate",
+    "tokens",
+    "all_tokens",
+    "filled",
+)
 
 
 @dataclasses.dataclass(frozen=True)

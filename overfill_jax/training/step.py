@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from overfill_jax.data.batches import Batch
 from overfill_jax.model.config import ModelConfig
@@ -102,8 +102,8 @@ def train_step(
 
     Returns:
       The next state, and `loss`, `cross_entropy`, `kl` per token, `tokens`, `gradient_norm`
-      before clipping, `learning_rate`, and `filled`, the share of the batch's slots that are no
-      padding.
+      before clipping, `learning_rate`; `all_tokens`, those of prompts, too, and `filled`, their
+      share of the batch's slots.
     """
     arrays, structure = jax.tree.flatten(batch)
     micros = [_micro_batches(array, setup.accumulation) for array in arrays]
@@ -125,7 +125,8 @@ def train_step(
         "tokens": terms["tokens"],
         "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(setup.schedule(state.step)),
-        "filled": _filled(batch),
+        "all_tokens": jnp.sum(_filled(batch), dtype=jnp.float32),
+        "filled": jnp.mean(_filled(batch), dtype=jnp.float32),
     }
     return TrainState(state.step + 1, params, optimizer), metrics
 
@@ -146,9 +147,8 @@ def _sums(
     return terms["loss"], terms
 
 
-def _filled(batch: Batch) -> Array:
-    segments = jnp.concatenate([batch.prompt_segments, batch.answer_segments], axis=1)
-    return jnp.mean(segments > 0, dtype=jnp.float32)
+def _filled(batch: Batch) -> Bool[Array, "B S"]:
+    return jnp.concatenate([batch.prompt_segments, batch.answer_segments], axis=1) > 0
 
 
 def _micro_batches(array: Array, count: int) -> Array:

@@ -10,11 +10,12 @@ import pytest
 
 from configs import default
 from overfill_jax.benchmarking import inference, train_step
-from overfill_jax.benchmarking.benchmark import run, with_settings
+from overfill_jax.benchmarking.benchmark import run
 from overfill_jax.benchmarking.train_step import fill, largest_logits
 from overfill_jax.chips import find_chip
 from overfill_jax.errors import InputError
 from overfill_jax.model.size import parameters_by_part
+from overfill_jax.overrides import with_settings
 from overfill_jax.planning.inference import plan_inference
 from overfill_jax.planning.workload import read_workload
 from overfill_jax.weights.hugging_face_config import to_hugging_face
@@ -92,7 +93,7 @@ def test_rows_hold_several_examples(config):
 )
 def test_variants_that_are_not_understood(config, settings, message):
     with pytest.raises(InputError, match=f"benchmark.variants: .*{message}"):
-        with_settings(config, settings)
+        with_settings(config, settings.split(), "benchmark.variants")
 
 
 def test_loading_counts_tokens_and_not_padding(prepared, tmp_path):

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from overfill_jax.data import chat, procedural, tokenizers
+from overfill_jax.data.tokenizer_training import train_tokenizer
+from tests.builders import texts_of
 
 COUNTS = {"test": 20, "validation": 20, "train": 300}
 
@@ -112,7 +114,7 @@ def test_seed_decides_the_files(tmp_path):
 def test_tokenizer_is_reproducible_and_reads_every_family(tmp_path, splits):
     for name in "ab":
         (tmp_path / name).mkdir()
-        procedural.train_tokenizer(splits["train"], 256, tmp_path / name)
+        train_tokenizer(texts_of(splits["train"]), 256, tmp_path / name)
     models = [(tmp_path / name / "tokenizer.model").read_bytes() for name in "ab"]
     assert models[0] == models[1]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from configs import default
 from overfill_jax.data import make, tfds_rows
 from overfill_jax.data.sources import Source, mixed_lines, parse_sources, passes, read_lines
 from overfill_jax.errors import InputError
@@ -93,8 +93,9 @@ def test_lines_of_a_mixture(tmp_path):
 
 
 def run_data(workdir, **sources):
-    data = dict.fromkeys(("train", "validation", "test"), "") | sources
-    make.run(ConfigDict({"data": data, "seed": 0}), workdir)
+    config = default.get_config()
+    config.data.update(sources)
+    make.run(config, workdir)
     return workdir / "data"
 
 

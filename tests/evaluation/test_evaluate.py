@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.default import get_config
-from overfill_jax.data import procedural
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.data.tokenizers import load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import evaluate
@@ -19,7 +19,7 @@ from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.transformer import Model, abstract, hidden_states, unembed
 from overfill_jax.weights.folders import load_fingerprint, save_model
 from overfill_jax.weights.origin import Origin
-from tests.builders import CONFIG
+from tests.builders import CONFIG, texts_of
 
 FAMILIES = ("sort", "sum")
 ALONE = make_mesh(1, 1, 1, jax.devices()[:1])
@@ -47,7 +47,7 @@ def make_model(seed: int, **changes) -> Model:
 def made(tmp_path_factory):
     """A workdir with a full model, its exact copy as decoder, and a smaller one as pruned."""
     workdir = tmp_path_factory.mktemp("workdir")
-    procedural.train_tokenizer(make_rows(50), 36, workdir)
+    train_tokenizer(texts_of(make_rows(50)), 36, workdir)
     vocab_size = load_tokenizer(workdir).vocab_size
     full = make_model(0, vocab_size=vocab_size)
     pruned = make_model(1, vocab_size=vocab_size, hidden_size=16)

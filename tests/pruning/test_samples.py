@@ -9,12 +9,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs.default import get_config
-from overfill_jax.data import instructions, procedural
+from overfill_jax.data import instructions
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.pruning.calibrate import gather
 from overfill_jax.pruning.samples import Row, join, select
 from overfill_jax.weights.folders import save_model
-from tests.builders import make_model
+from tests.builders import make_model, texts_of
 
 
 def rows(*lengths, answers=()):
@@ -63,7 +64,7 @@ def test_the_first_rows_are_all_that_is_read():
 def test_no_more_of_a_source_is_tokenised_than_needed(tmp_path, monkeypatch, choice, read):
     lines = [json.dumps({"prompt": f"how many has {n}?", "response": "4"}) for n in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(["{}", *lines]))
-    procedural.train_tokenizer([json.loads(line) for line in lines], 40, tmp_path / "t")
+    train_tokenizer(texts_of([json.loads(line) for line in lines]), 40, tmp_path / "t")
     save_model(tmp_path / "full", make_model(), tmp_path / "t")
     config = get_config()
     config.calibrate.source = str(tmp_path / "rows.jsonl")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Num
 
+from overfill_jax.data.parallel import read_pairs
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.optional import require
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, Whole, ask, turn
@@ -31,46 +32,19 @@ def read(path: Path, shots: int) -> list[Question]:
     _metric()
     before = []
     if shots:
-        examples = read_pairs(path.with_name(SHOTS + SOURCE))
+        examples = _pairs(path.with_name(SHOTS + SOURCE))
         check_shots(shots, len(examples))
         before = [m for german, english in examples[:shots] for m in _shot(german, english)]
     return [
         Question(f"{number}", [*before, ask(_posed(german))], english)
-        for number, (german, english) in enumerate(read_pairs(path), 1)
+        for number, (german, english) in enumerate(_pairs(path), 1)
     ]
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The lines of a German file with those of the English one beside it.
-
-    Raises:
-      InputError: see `read`.
-    """
-    german = _lines(path)
+def _pairs(path: Path) -> list[tuple[str, str]]:
     if path.suffix != SOURCE:
         raise InputError(f"{path}: found another text, expected German, a name that ends in .de")
-    english = _lines(path.with_suffix(TARGET))
-    if len(german) != len(english):
-        raise InputError(
-            f"{path.with_suffix(TARGET)}: found {len(english)} lines, expected {len(german)}, as "
-            f"in {path.name}"
-        )
-    return list(zip(german, english, strict=True))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: found bytes that are not UTF-8, expected text") from error
-    # Not splitlines: sentences may hold what Unicode, too, counts as a line's end.
-    lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
-    for number, line in enumerate(lines, 1):
-        if not line:
-            raise InputError(f"{path}:{number}: found a blank line, expected a sentence")
-    return lines
+    return read_pairs(path, TARGET)
 
 
 def _posed(german: str) -> str:

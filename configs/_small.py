@@ -1,0 +1,18 @@
+"""What configs of models that are trained here share: float32, and the optimiser of small ones."""
+
+import ml_collections
+
+from configs import default
+
+
+def small() -> ml_collections.ConfigDict:
+    """The defaults with these changes."""
+    config: ml_collections.ConfigDict = default.get_config()
+    config.convert.dtype = "float32"
+    config.train.beta2 = 0.98
+    config.train.weight_decay = 0.1
+    config.train.dtype = "float32"
+    config.train.remat = "none"
+    config.generate.dtype = "float32"
+    config.score.dtype = "float32"
+    return config

@@ -1,0 +1,59 @@
+"""A tokenizer for data of one's own: sentencepiece, with a plain chat template."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from overfill_jax import files
+
+USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<|assistant|>{{ message.content }}<|end|>"
+    "{% else %}<|user|>{{ message.content }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
+    """Trains a sentencepiece BPE on `texts`; writes `tokenizer.model` and `tokenizer_config.json`.
+
+    Digits are tokens of their own, and so are the chat template's headers and its end of turn. The
+    same texts give the same bytes.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        num_threads=1,  # The file's bytes depend on the number of threads.
+        character_coverage=1.0,
+        split_digits=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        pad_id=0,
+        unk_id=1,
+        eos_id=2,
+        eos_piece=END,
+        bos_id=-1,
+        control_symbols=[USER, ASSISTANT],
+        minloglevel=2,
+    )
+    with files.replace_file(folder / "tokenizer.model") as temporary:
+        temporary.write_bytes(model.getvalue())
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": None,
+        "eos_token": END,
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "additional_special_tokens": [USER, ASSISTANT],
+        "chat_template": CHAT_TEMPLATE,
+    }
+    files.write_json(folder / "tokenizer_config.json", config)

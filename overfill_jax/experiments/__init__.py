@@ -1,0 +1,1 @@
+"""Experiments: the stages again and again, each time with other settings, and what came of it."""

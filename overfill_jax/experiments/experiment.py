@@ -1,0 +1,128 @@
+"""The experiment stage: cells one by one, each a few stages with settings of its own, and what came
+of them in figures and tables; into `experiments/NAME/`.
+
+A run that was stopped goes on where it was. A cell that fails is told and marked; the others go on.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import logging
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation.table import as_markdown, as_text
+from overfill_jax.experiments.cells import Cell, cells_of
+from overfill_jax.experiments.figure import draw
+from overfill_jax.experiments.lines import lines_of, table_of
+from overfill_jax.experiments.measures import MEASURES, Source, check_measures
+from overfill_jax.experiments.runs import check_done, link_inputs, run_stages, seconds_of
+
+RECORD = "done.json"
+
+# Of each cell that was begun, why it failed; '' of one that is done.
+Outcomes = Mapping[Cell, str]
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Runs all cells that are not done; draws after each.
+
+    Raises:
+      InputError: settings that make no experiment, a stage before the cells that fails, or, at the
+        end, cells that failed.
+    """
+    c = config.experiment
+    if not c.name or "/" in c.name:
+        raise InputError(f"experiment.name: found {c.name!r}, expected the name of a folder")
+    cells = cells_of(config)
+    check_measures(tuple(c.measures), tuple(c.systems))
+    folder = workdir / "experiments" / c.name
+    files.check_writable(folder / "experiment.json")
+    for cell in cells:
+        check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD)
+    run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json")
+    outcomes: dict[Cell, str] = {}
+    began = time.monotonic()
+    for number, cell in enumerate(cells, 1):
+        logging.info("cell %d of %d: %s", number, len(cells), cell.title)
+        outcomes[cell] = run_cell(cell, tuple(c.stages), folder, workdir)
+        tell(config, outcomes, folder, workdir)
+        left = (time.monotonic() - began) / number * (len(cells) - number)
+        logging.info("%d of %d cells, %.0f min left", number, len(cells), left / 60)
+    print((folder / "report.txt").read_text(encoding="utf-8"))
+    failed = {cell.title: error for cell, error in outcomes.items() if error}
+    if failed:
+        first = next(iter(failed.items()))
+        raise InputError(
+            f"{folder}: {len(failed)} of {len(cells)} cells failed; {first[0]}: {first[1]}"
+        )
+
+
+def run_cell(cell: Cell, stages: Sequence[str], folder: Path, workdir: Path) -> str:
+    """Runs the stages that are left of a cell; returns why it failed, '' if it did not."""
+    place = folder / "cells" / cell.folder
+    try:
+        link_inputs(place, workdir)
+        run_stages(stages, cell.config, place, place / RECORD)
+    except (InputError, OSError) as error:
+        logging.error("%s failed: %s", cell.title, error)
+        return str(error)
+    except Exception as error:  # whatever it is, the other cells go on
+        logging.exception("%s failed", cell.title)
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def tell(
+    config: ml_collections.ConfigDict, outcomes: Outcomes, folder: Path, workdir: Path
+) -> None:
+    """Writes experiment.json, report.md, report.txt and a figure for each measure."""
+    c = config.experiment
+    done = [cell for cell, error in outcomes.items() if not error]
+    failed = [cell.row for cell, error in outcomes.items() if error]
+    tables, figures = [], []
+    for name in c.measures:
+        measure = MEASURES[name]
+        points = {cell: measure.read(source_of(cell, config, folder, workdir)) for cell in done}
+        lines = lines_of(measure, points)
+        draw(measure, c.title, c.x, lines, failed, folder / f"{name}.png")
+        figures.append({"file": f"{name}.png", "title": f"{c.title}: {measure.axis}"})
+        if measure.tabled and lines:
+            tables.append({"title": measure.axis, "cells": table_of(measure, c.x, lines)})
+    cells = [
+        {
+            "row": cell.row,
+            "series": cell.series,
+            "seed": cell.seed,
+            "status": "failed" if error else "done",
+            "error": error,
+            "seconds": seconds_of(folder / "cells" / cell.folder / RECORD),
+            "folder": f"cells/{cell.folder}",
+        }
+        for cell, error in outcomes.items()
+    ]
+    found = {"name": c.name, "title": c.title, "x": c.x, "cells": cells}
+    files.write_json(folder / "experiment.json", found | {"figures": figures, "tables": tables})
+    told = [f"- {cell.title}: {error}" for cell, error in outcomes.items() if error]
+    sections = [f"# {c.title}", *(f"![{one['title']}]({one['file']})" for one in figures)]
+    for one in tables:
+        sections += [f"## {one['title']}", as_markdown(one["cells"])]
+    sections += ["## Cells that failed", "\n".join(told)] if told else []
+    files.write_text(folder / "report.md", "\n\n".join(sections) + "\n")
+    shown = [f"{one['title']}\n{as_text(one['cells'])}" for one in tables]
+    files.write_text(folder / "report.txt", "\n\n".join([c.title, *shown, *told]) + "\n")
+
+
+def source_of(cell: Cell, config: ml_collections.ConfigDict, folder: Path, workdir: Path) -> Source:
+    """Where the numbers of a cell are."""
+    c = config.experiment
+    first = next(one for one in cells_of(config) if one.seed == cell.seed)
+    return Source(
+        cell=folder / "cells" / cell.folder,
+        first=folder / "cells" / first.folder,
+        workdir=workdir,
+        systems=tuple(c.systems),
+        full_tokens=c.full_tokens,
+    )

@@ -1,0 +1,310 @@
+"""What an experiment reads off a cell that is done: numbers that its stages left in files."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+from overfill_jax.evaluation.accuracy import gap_closed
+from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, SYSTEMS, TWO_STAGE
+from overfill_jax.training.metrics import read_metrics
+
+TITLES = {system.name: system.title for system in SYSTEMS}
+# Of the systems that come out of a training run, its folder under metrics/.
+TRAINED_BY = {
+    "two_stage": "two_stage",
+    "joint": "joint",
+    "pruned_tuned": "pruned",
+    "scratch": "scratch",
+    "full_tuned": "full",
+}
+RARE = 0.05  # answer positions that fewer answers reach mean too little
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One number of one cell.
+
+    Attributes:
+      line: what it is of, such as a system; '' where there is but one.
+      value: None where it is not defined.
+      x: where it stands; None: at the cell's row.
+      panel: the task that it is of; '' for all.
+    """
+
+    line: str
+    value: float | int | None
+    x: float | int | None = None
+    panel: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the numbers of a cell come from.
+
+    Attributes:
+      cell: its folder.
+      first: the folder of the first row and series of its seed.
+      workdir: of all cells.
+      systems: names of those that are wanted.
+      full_tokens: that the full model was trained on before the experiment.
+    """
+
+    cell: Path
+    first: Path
+    workdir: Path
+    systems: tuple[str, ...]
+    full_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A way to look at a cell.
+
+    Attributes:
+      axis: what the figure's y axis says.
+      read: the numbers.
+      x: what the x axis says; '' where the rows stand there.
+      joins: points of all rows form one line.
+      logarithmic: the y axis.
+      tabled: whether the numbers are worth a table.
+    """
+
+    axis: str
+    read: Callable[[Source], list[Point]]
+    x: str = ""
+    joins: bool = False
+    logarithmic: bool = False
+    tabled: bool = True
+
+
+def accuracy(source: Source) -> list[Point]:
+    """Mean over the families."""
+    return [Point(t, found["accuracy"]["share"]) for t, found in _results(source)]
+
+
+def families(source: Source) -> list[Point]:
+    """The accuracy on each family."""
+    return [
+        Point(title, family["share"], panel=name)
+        for title, found in _results(source)
+        for name, family in found["families"].items()
+    ]
+
+
+def loss(source: Source) -> list[Point]:
+    """Nats per token of the reference answers."""
+    return [Point(title, found["loss"]["total"]["loss"]) for title, found in _results(source)]
+
+
+def positions(source: Source) -> list[Point]:
+    """The same at each place of the answer: how far a decoder's capacity carries."""
+    return [
+        Point(title, place["loss"], x=number)
+        for title, found in _results(source)
+        for number, place in enumerate(found["loss"]["positions"], 1)
+        if place["tokens"] >= RARE * found["loss"]["positions"][0]["tokens"]
+    ]
+
+
+def gap(source: Source) -> list[Point]:
+    """Share of the way from pruned tuned to full that two-stage has come, in accuracy."""
+    named = (TWO_STAGE, PRUNED_TUNED, FULL)
+    found = [_result(source, system.name)["accuracy"]["share"] for system in named]
+    return [Point("", gap_closed(*found))]
+
+
+def accuracy_by_tokens(source: Source) -> list[Point]:
+    """Accuracy against all tokens that went into a system, the full model's included."""
+    return [
+        Point(TITLES[name], _result(source, name)["accuracy"]["share"], x=_tokens(source, name))
+        for name in source.systems
+        if name in TRAINED_BY
+    ]
+
+
+def scores(source: Source) -> list[Point]:
+    """The first metric of each benchmark that was asked."""
+    return [
+        Point(TITLES[name], next(iter(found["metrics"].values()))["value"], panel=task)
+        for task, name, found in _scores(source)
+    ]
+
+
+def answer_lengths(source: Source) -> list[Point]:
+    """Mean tokens of an answer, by benchmark."""
+    return [
+        Point(TITLES[name], found["lengths"]["mean"], panel=task)
+        for task, name, found in _scores(source)
+        if found["lengths"]
+    ]
+
+
+def accuracy_by_length(source: Source) -> list[Point]:
+    """Accuracy on the answers of each length, in quarters of as many rows."""
+    return [
+        Point(TITLES[name], share, x=words)
+        for name in source.systems
+        for words, share in _quarters(source.cell / "results" / f"{name}.jsonl")
+    ]
+
+
+def overlap(source: Source) -> list[Point]:
+    """Share of kept channels that the first cell keeps as well, of hidden and MLP channels.
+
+    Nothing where the first cell failed or keeps another number of layers.
+    """
+    if not (source.first / "kept.npz").exists():
+        return []
+    with np.load(source.cell / "kept.npz") as ours, np.load(source.first / "kept.npz") as theirs:
+        return [
+            Point(name, _shared(ours[name], theirs[name])) for name in ("hidden", "intermediate")
+        ]
+
+
+def refreshed_loss(source: Source) -> list[Point]:
+    """Answer loss by refresh interval, from the benchmark of that subject."""
+    return [
+        Point("", one["loss"], x=one["interval"])
+        for one in _policies(source)
+        if one["name"].startswith("every")
+    ]
+
+
+def refreshed_positions(source: Source) -> list[Point]:
+    """The same at each place of the answer, without refresh and under each interval."""
+    return [
+        Point(one["name"], place["loss"], x=number)
+        for one in _policies(source)
+        for number, place in enumerate(one["positions"], 1)
+        if place["tokens"] >= RARE * one["positions"][0]["tokens"]
+    ]
+
+
+def precision(source: Source) -> list[Point]:
+    """Accuracy by bytes that a token reads, from the benchmark of that subject."""
+    return [
+        Point(f"{one['weights']}, cache {one['cache']}", one["accuracy"], x=one["bytes"])
+        for one in files.read_object(source.cell / "benchmark" / "precision.json")["pairs"]
+    ]
+
+
+def latency(source: Source) -> list[Point]:
+    """Seconds of whole answers by their length, from the benchmark of inference."""
+    return [Point(one["system"], one["total"], x=one["answer"]) for one in _answers(source)]
+
+
+def prefill_share(source: Source) -> list[Point]:
+    """Share of an answer's time that is over when its first token is there."""
+    return [
+        Point(one["system"], one["first"] / one["total"], x=one["answer"])
+        for one in _answers(source)
+    ]
+
+
+MEASURES = {
+    "accuracy": Measure("exact-match accuracy", accuracy),
+    "families": Measure("exact-match accuracy", families),
+    "loss": Measure("answer loss (nats per token)", loss, logarithmic=True),
+    "positions": Measure(
+        "loss (nats per token)", positions, "place in the answer (token)", False, True, False
+    ),
+    "gap": Measure("share of the gap closed", gap),
+    "accuracy_by_tokens": Measure(
+        "exact-match accuracy", accuracy_by_tokens, "tokens trained on, all models", joins=True
+    ),
+    "scores": Measure("score", scores),
+    "answer_lengths": Measure("tokens of an answer, mean", answer_lengths),
+    "accuracy_by_length": Measure(
+        "exact-match accuracy", accuracy_by_length, "words of the reference answer"
+    ),
+    "overlap": Measure("kept channels that the first cell keeps, too", overlap),
+    "refreshed_loss": Measure(
+        "answer loss (nats per token)", refreshed_loss, "refresh every (tokens)", logarithmic=True
+    ),
+    "refreshed_positions": Measure(
+        "loss (nats per token)",
+        refreshed_positions,
+        "place in the answer (token)",
+        False,
+        True,
+        False,
+    ),
+    "precision": Measure("exact-match accuracy", precision, "bytes per token"),
+    "latency": Measure("seconds of an answer", latency, "answer tokens"),
+    "prefill_share": Measure(
+        "share of the time before the first token", prefill_share, "answer tokens"
+    ),
+}
+
+
+def check_measures(names: tuple[str, ...], systems: tuple[str, ...]) -> None:
+    """Refuses names that are not known.
+
+    Raises:
+      InputError: names the one, and all that are known.
+    """
+    for key, given, known in (("measures", names, MEASURES), ("systems", systems, TITLES)):
+        for name in given:
+            if name not in known:
+                raise InputError(
+                    f"experiment.{key}: found {name!r}, expected some of {', '.join(known)}"
+                )
+
+
+def _results(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in source.systems:
+        yield TITLES[name], _result(source, name)
+
+
+def _result(source: Source, system: str) -> dict[str, Any]:
+    return files.read_object(source.cell / "results" / f"{system}.json")
+
+
+def _scores(source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for folder in sorted((source.cell / "scores").glob("*/")):
+        for name in source.systems:
+            yield folder.name, name, files.read_object(folder / f"{name}.json")
+
+
+def _quarters(path: Path) -> list[tuple[float, float]]:
+    """Mean words of the reference and share of right answers, of each quarter of the rows."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    found = sorted((len(row["reference"].split()), row["correct"]) for row in rows)
+    quarters = [part for part in np.array_split(np.array(found, float), 4) if len(part)]
+    return [(float(words), float(share)) for words, share in (q.mean(axis=0) for q in quarters)]
+
+
+def _policies(source: Source) -> list[dict[str, Any]]:
+    """Those whose answers are the decoder's."""
+    found = files.read_object(source.cell / "benchmark" / "refresh.json")["policies"]
+    return [one for one in found if one["positions"]]
+
+
+def _answers(source: Source) -> list[dict[str, Any]]:
+    return files.read_object(source.cell / "benchmark" / "inference.json")["answers"]
+
+
+def _tokens(source: Source, system: str) -> float:
+    """Tokens of the run that made a system and, unless from scratch, of what it is made of."""
+    own = _trained_on(source.cell / "metrics" / TRAINED_BY[system])
+    if system == "scratch":
+        return own
+    with np.load(source.cell / "importance.npz") as stored:
+        calibration = json.loads(str(stored["provenance"]))["tokens"]
+    return own + calibration + source.full_tokens + _trained_on(source.workdir / "metrics" / "full")
+
+
+def _trained_on(folder: Path) -> float:
+    return sum(row.get("all_tokens", 0) for row in read_metrics(folder))
+
+
+def _shared(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Mean share of each row of indices that is in the other's same row."""
+    pairs = zip(np.atleast_2d(ours), np.atleast_2d(theirs), strict=True)
+    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in pairs]))

@@ -1,0 +1,99 @@
+"""Runs stages one after another and remembers which are done, so that none is done twice."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import logging
+
+from overfill_jax import files
+from overfill_jax.errors import InputError
+from overfill_jax.overrides import with_settings
+from overfill_jax.stages import run_stage
+
+# Sections that a stage reads beside its own, `text` and the seed.
+FURTHER = {"benchmark": ("evaluate", "generate", "engine", "plan", "mesh")}
+# What stages before the cells leave for them.
+LINKED = ("text", "data", "tokenizer", "full", "importance.npz", "calibration.npz")
+
+
+def run_stages(
+    stages: Sequence[str], config: ml_collections.ConfigDict, folder: Path, record: Path
+) -> None:
+    """Runs what `record` does not have yet, in order.
+
+    Args:
+      stages: each a stage with settings of its own, such as "train train.method=pruned".
+      config: of all of them.
+      folder: their workdir.
+      record: the JSON file that says what is done, with which settings and in how many seconds.
+
+    Raises:
+      InputError: a stage was done with other settings; or what the stage itself refuses.
+    """
+    check_done(stages, config, record)
+    done = _done(record)
+    for text, changed in _each(stages, config)[len(done) :]:
+        logging.info("%s: %s", folder.name, text)
+        began = time.monotonic()
+        run_stage(text.split()[0], changed, folder)
+        seconds = time.monotonic() - began
+        done = [*done, {"stage": text, "settings": _settings(text, changed), "seconds": seconds}]
+        files.write_json(record, {"stages": done})
+
+
+def check_done(stages: Sequence[str], config: ml_collections.ConfigDict, record: Path) -> None:
+    """Refuses a record of other stages, or with other settings.
+
+    Raises:
+      InputError: names the record, the stage, and what was found and expected.
+    """
+    hint = "take another workdir, or move its folder aside"
+    for done, (text, changed) in zip(_done(record), _each(stages, config), strict=False):
+        if done["stage"] != text:
+            raise InputError(f"{record}: found {done['stage']!r} done, expected {text!r}; {hint}")
+        for key, value in _settings(text, changed).items():
+            before = done["settings"].get(key, value)
+            if before != value:
+                raise InputError(
+                    f"{record}: {text!r} was done with {key}={before!r}, now it is {value!r}; "
+                    f"{hint}"
+                )
+
+
+def link_inputs(folder: Path, workdir: Path) -> None:
+    """Lets a cell's folder see what was made for all of them; what it has of its own stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LINKED:
+        place = folder / name
+        if (workdir / name).exists() and not os.path.lexists(place):
+            place.symlink_to(os.path.relpath(workdir / name, folder))
+
+
+def seconds_of(record: Path) -> float:
+    """What the stages that are done took, all together."""
+    return sum((stage["seconds"] for stage in _done(record)), 0.0)
+
+
+def _done(record: Path) -> list[dict]:
+    return files.read_object(record)["stages"] if record.exists() else []
+
+
+def _each(
+    stages: Sequence[str], config: ml_collections.ConfigDict
+) -> list[tuple[str, ml_collections.ConfigDict]]:
+    """Every stage as it is written, with the config that it sees."""
+    return [(text, with_settings(config, text.split()[1:], "experiment.stages")) for text in stages]
+
+
+def _settings(text: str, config: ml_collections.ConfigDict) -> dict[str, object]:
+    stage = text.split()[0]
+    sections = [s for s in (stage, "text", *FURTHER.get(stage, ())) if s in config]
+    found = {
+        f"{section}.{key}": list(value) if isinstance(value, tuple) else value
+        for section in sections
+        for key, value in config[section].items()
+    }
+    return found | {"seed": config.seed}

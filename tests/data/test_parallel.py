@@ -1,0 +1,72 @@
+"""Parallel text: pairs of lines become instruction data, and a tokenizer is trained on it."""
+
+import pytest
+
+from configs import default
+from overfill_jax.data import jsonl, make
+from overfill_jax.data.parallel import read_pairs
+from overfill_jax.data.sources import read_lines
+from overfill_jax.data.tokenizers import load_tokenizer
+from overfill_jax.errors import InputError
+
+GERMAN = ("Ein Mann läuft.", "Zwei Hunde\u2028schlafen.", 'Ein "Kind" singt.')
+ENGLISH = ("A man runs.", "Two dogs sleep.", 'A "child" sings.')
+
+
+def write(folder, german=GERMAN, english=ENGLISH, name="train"):
+    for ending, lines in ((".de", german), (".en", english)):
+        (folder / f"{name}{ending}").write_text("".join(f"{line}\n" for line in lines))
+    return folder / f"{name}.de"
+
+
+def make_config(source, **data):
+    config = default.get_config()
+    config.data.update({"train": str(source), "target": ".en", **data})
+    return config
+
+
+def test_lines_become_prompts_and_answers(tmp_path):
+    config = make_config(write(tmp_path), wording="In English: {line}", vocab_size=48)
+    config.text.prompt_column, config.text.response_column = "question", "answer"
+    make.run(config, tmp_path)
+    lines = read_lines(tmp_path / "data", "train")
+    assert [number for number, _ in lines] == [1, 2, 3]
+    assert [jsonl.parse(line) for _, line in lines] == [
+        {"question": f"In English: {german}", "answer": english}
+        for german, english in zip(GERMAN, ENGLISH, strict=True)
+    ]
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    assert tokenizer.vocab_size == 48
+    for text in (*GERMAN, *ENGLISH):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("english", "said"),
+    [
+        (ENGLISH[:2], r"train\.en: found 2 lines, expected 3, as in train\.de"),
+        ((*ENGLISH[:2], " "), r"train\.en:3: found a blank line"),
+    ],
+)
+def test_lines_that_do_not_pair_are_refused(tmp_path, english, said):
+    path = write(tmp_path, english=english)
+    with pytest.raises(InputError, match=said):
+        read_pairs(path, ".en")
+    with pytest.raises(InputError, match=said):
+        make.run(make_config(path), tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_wording_without_the_line_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"data\.wording: found 'Translate\.', .*\{line\}"):
+        make.run(make_config(write(tmp_path), wording="Translate."), tmp_path)
+
+
+def test_a_tokenizer_is_trained_on_columns_that_are_there(tmp_path):
+    config = make_config(write(tmp_path))
+    make.run(config, tmp_path / "pairs")
+    config.data.update({"train": str(tmp_path / "pairs" / "data"), "target": "", "vocab_size": 48})
+    config.text.response_column = "reply"
+    with pytest.raises(InputError, match=r"data, line 1: found no text under 'reply'"):
+        make.run(config, tmp_path / "other")
+    assert not (tmp_path / "other" / "tokenizer").exists()

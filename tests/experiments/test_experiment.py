@@ -1,0 +1,139 @@
+"""An experiment on a tiny model: every cell once, resumed, failed, and what is told of them."""
+
+import json
+
+import matplotlib.image
+import pytest
+
+from overfill_jax.errors import InputError
+from overfill_jax.experiments import runs
+from overfill_jax.overrides import with_settings
+from overfill_jax.stages import run_stage
+from tests.test_pipeline import SHAPE, make_config
+
+
+def configure(workdir):
+    config = make_config(workdir)
+    config.experiment.update(
+        {
+            "name": "widths",
+            "title": "Width of the pruned model",
+            "shared": ("data", "init", "calibrate calibrate.samples=4"),
+            "stages": ("prune prune.intermediate=0.25", "evaluate evaluate.rows=4"),
+            "x": "hidden width",
+            "rows": ("8: prune.hidden=8", "99: prune.hidden=99"),
+            "series": ("important: ", "first: prune.selection=first"),
+            "systems": ("full", "pruned_untrained"),
+            "measures": ("accuracy", "loss", "positions", "overlap"),
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir with a run whose two cells of width 99 have failed."""
+    workdir = tmp_path_factory.mktemp("experiment")
+    (workdir / "shape.json").write_text(json.dumps(SHAPE))
+    with pytest.raises(InputError, match=r"2 of 4 cells failed; 99, important, .*found width 99"):
+        run_stage("experiment", configure(workdir), workdir)
+    return workdir
+
+
+def found(workdir):
+    return json.loads((workdir / "experiments/widths/experiment.json").read_text())
+
+
+def test_all_cells_are_told(workdir):
+    cells = found(workdir)["cells"]
+    assert [(cell["row"], cell["series"], cell["status"]) for cell in cells] == [
+        (row, series, "failed" if row == "99" else "done")
+        for row in ("8", "99")
+        for series in ("important", "first")
+    ]
+    assert all("99" in cell["error"] for cell in cells if cell["status"] == "failed")
+    assert all(cell["seconds"] > 0 for cell in cells if cell["status"] == "done")
+
+
+def test_numbers_are_those_of_the_stages(workdir):
+    folder = workdir / "experiments/widths"
+    tables = {table["title"]: table["cells"] for table in found(workdir)["tables"]}
+    header, *rows = tables["answer loss (nats per token)"]
+    assert header == [
+        "hidden width",
+        *(f"{s}, {m}" for s in ("important", "first") for m in ("full", "pruned, untrained")),
+    ]
+    assert [row[0] for row in rows] == ["8"]
+    for row in rows:
+        for series, cells in (("important", row[1:3]), ("first", row[3:5])):
+            for system, cell in zip(("full", "pruned_untrained"), cells, strict=True):
+                path = folder / f"cells/{row[0]}_{series}_seed-0/results/{system}.json"
+                loss = json.loads(path.read_text())["loss"]["total"]["loss"]
+                assert float(cell) == pytest.approx(loss, rel=1e-3)
+    _, (row, *shares) = tables["kept channels that the first cell keeps, too"]
+    assert (row, shares[:2]) == ("8", ["1", "1"])  # with itself
+    assert all(0 < float(share) < 1 for share in shares[2:])
+
+
+def test_a_figure_stands_for_every_measure(workdir):
+    folder = workdir / "experiments/widths"
+    for figure in found(workdir)["figures"]:
+        assert matplotlib.image.imread(folder / figure["file"]).shape[0] > 300
+    report = (folder / "report.md").read_text()
+    assert report.count("![") == 4
+    assert report.count("- 99, ") == 2
+
+
+def test_nothing_is_done_twice(workdir, monkeypatch):
+    asked = []
+
+    def refuse(stage, *_):
+        asked.append(stage)
+        raise InputError("no more")
+
+    monkeypatch.setattr(runs, "run_stage", refuse)
+    with pytest.raises(InputError, match=r"2 of 4 cells failed; .*no more"):
+        run_stage("experiment", configure(workdir), workdir)
+    assert asked == ["prune", "prune"]  # of the cells that failed
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("calibrate.length=47", r"shared\.json: .*calibrate\.length=48, now it is 47"),
+        (
+            "evaluate.max_new_tokens=9",
+            r"8_important_seed-0.*evaluate\.max_new_tokens=8, now it is 9",
+        ),
+        ("experiment.stages=('evaluate',)", r"found 'prune .*' done, expected 'evaluate'"),
+    ],
+)
+def test_other_settings_do_not_mix_with_what_is_done(workdir, monkeypatch, change, said):
+    monkeypatch.setattr(runs, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    before = found(workdir)
+    with pytest.raises(InputError, match=said):
+        run_stage("experiment", with_settings(configure(workdir), [change], "change"), workdir)
+    assert found(workdir) == before
+
+
+def test_a_stage_before_the_cells_that_fails_stops_all(tmp_path):
+    config = configure(tmp_path)
+    config.experiment.shared = ("convert convert.source=nowhere",)
+    with pytest.raises(InputError, match="nowhere"):
+        run_stage("experiment", config, tmp_path)
+    assert not (tmp_path / "experiments/widths").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "a/b"}, r"experiment\.name: found 'a/b'"),
+        ({"measures": ("speed",)}, r"experiment\.measures: found 'speed', expected some of acc"),
+        ({"systems": ("teacher",)}, r"experiment\.systems: found 'teacher'"),
+    ],
+)
+def test_settings_that_make_no_experiment_are_refused(tmp_path, changes, said):
+    config = configure(tmp_path)
+    config.experiment.update(changes)
+    with pytest.raises(InputError, match=said):
+        run_stage("experiment", config, tmp_path)
