@@ -27,9 +27,9 @@ def get_config():
     config.train.source = "{workdir}/data"
     config.train.validation = "{workdir}/data"
     config.train.packing = True
-    config.train.sequence_length = 512
-    config.train.batch_size = 8
-    config.train.epochs = 3
+    config.train.sequence_length = 128
+    config.train.batch_size = 32
+    config.train.epochs = 2
     config.train.kl_weight = 1.0
     config.train.learning_rate = 2e-3
     config.train.log_every = 50
@@ -43,7 +43,7 @@ def get_config():
     config.experiment.shared = (
         "data",
         "init",
-        "train train.method=full train.epochs=10 train.kl_weight=0.0",
+        "train train.method=full train.epochs=8 train.kl_weight=0.0",
         "export export.model=baselines/full_tuned export.target=full_hf",
         "convert",
         "calibrate",
