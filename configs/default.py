@@ -274,7 +274,9 @@ def _evaluate() -> ml_collections.ConfigDict:
 def _score() -> ml_collections.ConfigDict:
     """A published benchmark, asked of the systems in the workdir."""
     score = ml_collections.ConfigDict()
-    score.task = ""  # gsm8k, arc_challenge, mmlu, mmlu_redux, math, nq_open, cruxeval
+    # gsm8k, arc_challenge, mmlu, mmlu_redux, math, wmt16, ifeval, nq_open, cruxeval; with choices
+    # ranked by likelihood, arc_challenge_likelihood and mmlu_likelihood.
+    score.task = ""
     score.source = ""  # its JSONL file
     score.systems = ()  # such as "full", "two_stage", "decoder_alone"; (): all there are
     score.shots = -1  # examples before each question; -1: as the task's protocol has it
@@ -337,8 +339,9 @@ def _experiment() -> ml_collections.ConfigDict:
     experiment.series = ("",)  # the same, for the lines of a figure
     experiment.seeds = (0,)
     experiment.systems = ("full", "two_stage", "pruned_tuned", "scratch")
-    # A figure of each: accuracy, families, loss, positions, gap, accuracy_by_tokens, scores,
-    # answer_lengths, overlap, refreshed_loss, precision, latency, prefill_share.
+    # A figure of each: accuracy, families, loss, positions, gap, relative_gain, accuracy_by_tokens,
+    # accuracy_by_length, scores, answer_lengths, overlap, refreshed_loss, refreshed_positions,
+    # precision, latency, prefill_share.
     experiment.measures = ("accuracy", "families", "positions")
     experiment.full_tokens = 0  # that the full model was trained on before the experiment
     return experiment

@@ -30,5 +30,6 @@ def get_config(base: str = "quickstart"):
             "accuracy",
             "families",
             "gap",
+            "relative_gain",
         ),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Z = 1.959964  # two-sided 95 %
 
@@ -44,6 +44,16 @@ def mean_accuracy(families: dict[str, Proportion]) -> Proportion:
     below = math.sqrt(sum((f.share - f.low) ** 2 for f in found)) / len(found)
     above = math.sqrt(sum((f.high - f.share) ** 2 for f in found)) / len(found)
     return Proportion(share, share - below, share + above)
+
+
+def relative_gain(system: Mapping[str, float], base: Mapping[str, float]) -> float | None:
+    """The mean over the families of how much better a system is than `base`, as share of `base`.
+
+    The paper's form (arXiv 2508.08446). None where a family of `base` is at 0.
+    """
+    if not all(base.values()):
+        return None
+    return sum(system[family] / base[family] - 1 for family in base) / len(base)
 
 
 def gap_closed(system: float, lower: float, upper: float) -> float | None:

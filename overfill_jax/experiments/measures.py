@@ -10,7 +10,7 @@ import numpy as np
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.accuracy import gap_closed
+from overfill_jax.evaluation.accuracy import gap_closed, relative_gain
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, SYSTEMS, TWO_STAGE
 from overfill_jax.training.metrics import read_metrics
 
@@ -119,6 +119,20 @@ def gap(source: Source) -> list[Point]:
     return [Point("", gap_closed(*found))]
 
 
+def gain(source: Source) -> list[Point]:
+    """How much better two-stage is than each other system, in the paper's form."""
+
+    def shares(system: str) -> dict[str, float]:
+        return {name: one["share"] for name, one in _result(source, system)["families"].items()}
+
+    ours = shares(TWO_STAGE.name)
+    return [
+        Point(f"over {TITLES[name]}", relative_gain(ours, shares(name)))
+        for name in source.systems
+        if name != TWO_STAGE.name
+    ]
+
+
 def accuracy_by_tokens(source: Source) -> list[Point]:
     """Accuracy against all tokens that went into a system, the full model's included."""
     return [
@@ -215,6 +229,7 @@ MEASURES = {
         "loss (nats per token)", positions, "place in the answer (token)", False, True, False
     ),
     "gap": Measure("share of the gap closed", gap),
+    "relative_gain": Measure("relative gain, mean of the tasks", gain),
     "accuracy_by_tokens": Measure(
         "exact-match accuracy", accuracy_by_tokens, "tokens trained on, all models", joins=True
     ),

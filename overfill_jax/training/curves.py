@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from overfill_jax import files
 from overfill_jax.training.metrics import read_metrics
@@ -14,7 +11,8 @@ from overfill_jax.training.metrics import read_metrics
 def plot_curves(folder: Path, title: str) -> None:
     """Draws loss, validation loss, gradient norm and learning rate into `folder/curves.png`."""
     rows = read_metrics(folder)
-    figure, (losses, rest) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, rest = figure.subplots(1, 2)
     for name, label in (("loss", "training"), ("validation_loss", "validation")):
         _line(losses, rows, name, label, marker="o" if name == "validation_loss" else None)
     losses.set(xlabel="step", ylabel="loss per answer token (nats)", yscale="log", title=title)
@@ -26,7 +24,6 @@ def plot_curves(folder: Path, title: str) -> None:
     rate.set(ylabel="learning rate (orange)", ylim=(0, None))
     with files.replace_file(folder / "curves.png") as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
 
 
 def _line(axes, rows: list[dict[str, float | int]], name: str, label: str, **style) -> None:

@@ -4,6 +4,7 @@ from overfill_jax.evaluation.accuracy import (
     accuracy_by_family,
     gap_closed,
     mean_accuracy,
+    relative_gain,
     wilson,
 )
 
@@ -54,3 +55,10 @@ def test_gap_closed():
     assert gap_closed(0.9, lower=0.5, upper=1.0) == pytest.approx(0.8)
     assert gap_closed(0.4, lower=0.5, upper=1.0) == pytest.approx(-0.2)
     assert gap_closed(0.9, lower=1.0, upper=1.0) is None
+
+
+def test_relative_gain_is_the_mean_of_the_families():
+    ours = {"a": 0.9, "b": 0.2}
+    assert relative_gain(ours, {"a": 0.6, "b": 0.1}) == pytest.approx((0.5 + 1.0) / 2)
+    assert relative_gain(ours, {"a": 0.9, "b": 0.4}) == pytest.approx((0 - 0.5) / 2)
+    assert relative_gain(ours, {"a": 0.6, "b": 0.0}) is None

@@ -1,0 +1,160 @@
+"""What each measure reads off the files of a cell."""
+
+import json
+
+import numpy as np
+import pytest
+
+from overfill_jax.errors import InputError
+from overfill_jax.experiments.measures import MEASURES, Point, Source, check_measures
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def result(path, system, shares, losses):
+    """A result of families with these accuracies, of answers with these losses by position."""
+    mean = sum(shares.values()) / len(shares)
+    write(
+        path / f"results/{system}.json",
+        {
+            "accuracy": {"share": mean},
+            "families": {name: {"share": share} for name, share in shares.items()},
+            "loss": {
+                "total": {"loss": losses[0][0]},
+                "positions": [{"loss": loss, "tokens": tokens} for loss, tokens in losses],
+            },
+        },
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    cell = tmp_path / "cell"
+    result(cell, "full", {"a": 1.0, "b": 0.8}, [(0.1, 100)])
+    result(cell, "two_stage", {"a": 0.9, "b": 0.6}, [(0.5, 100), (0.7, 5), (0.9, 4)])
+    result(cell, "pruned_tuned", {"a": 0.6, "b": 0.2}, [(1.5, 100)])
+    result(cell, "scratch", {"a": 0.1, "b": 0.0}, [(2.5, 100)])
+    return Source(cell, tmp_path / "first", tmp_path, ("full", "two_stage"), full_tokens=1000)
+
+
+def read(name, source):
+    return MEASURES[name].read(source)
+
+
+def test_results_of_the_systems_that_are_wanted(source):
+    assert read("accuracy", source) == [Point("full", 0.9), Point("two-stage", 0.75)]
+    assert read("families", source)[2:] == [
+        Point("two-stage", 0.9, panel="a"),
+        Point("two-stage", 0.6, panel="b"),
+    ]
+    assert read("loss", source) == [Point("full", 0.1), Point("two-stage", 0.5)]
+    # The third place is reached by too few answers.
+    assert read("positions", source)[1:] == [
+        Point("two-stage", 0.5, x=1),
+        Point("two-stage", 0.7, x=2),
+    ]
+
+
+def test_gap_and_gain_set_two_stage_against_the_others(source):
+    (gap,) = read("gap", source)
+    assert gap.value == pytest.approx((0.75 - 0.4) / (0.9 - 0.4))
+    others = Source(
+        source.cell, source.first, source.workdir, ("two_stage", "pruned_tuned", "scratch"), 0
+    )
+    tuned, scratch = read("relative_gain", others)
+    assert (tuned.line, tuned.value) == ("over pruned, tuned", pytest.approx((0.5 + 2.0) / 2))
+    assert scratch.value is None  # a task that scratch never gets right
+
+
+def test_all_tokens_of_what_a_system_is_made_of_count(source):
+    systems = ("full", "two_stage", "scratch")
+    source = Source(source.cell, source.first, source.workdir, systems, full_tokens=1000)
+    for folder, rows in (
+        (
+            source.cell / "metrics/two_stage",
+            [{"step": 1, "all_tokens": 30.0}, {"step": 1, "loss": 1}],
+        ),
+        (source.cell / "metrics/scratch", [{"step": 1, "all_tokens": 7.0}]),
+        (source.workdir / "metrics/full", [{"step": 1, "all_tokens": 500.0}]),
+    ):
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.savez(source.cell / "importance.npz", provenance=json.dumps({"tokens": 20}))
+    assert read("accuracy_by_tokens", source) == [
+        Point("two-stage", 0.75, x=30 + 20 + 1000 + 500),
+        Point("scratch", 0.05, x=7),
+    ]
+
+
+def test_lengths_are_quarters_of_the_rows(source):
+    rows = [{"reference": "w " * words, "correct": words < 6} for words in (8, 1, 7, 2, 6, 3, 5, 4)]
+    for name in source.systems:
+        path = source.cell / f"results/{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read("accuracy_by_length", source)[:4] == [
+        Point("full", 1.0, x=1.5), Point("full", 1.0, x=3.5),
+        Point("full", 0.5, x=5.5), Point("full", 0.0, x=7.5),
+    ]  # fmt: skip
+
+
+def test_scores_and_lengths_of_each_benchmark(source):
+    for task, lengths in (("arc", None), ("wmt16", {"mean": 12.5})):
+        for system in source.systems:
+            found = {"metrics": {"bleu": {"value": 33.0}, "ter": {"value": 1}}, "lengths": lengths}
+            write(source.cell / f"scores/{task}/{system}.json", found)
+    assert read("scores", source)[::2] == [Point("full", 33.0, panel=t) for t in ("arc", "wmt16")]
+    assert [point.panel for point in read("answer_lengths", source)] == ["wmt16", "wmt16"]
+
+
+def test_overlap_with_the_first_cell(source):
+    assert read("overlap", source) == []  # which failed
+    for folder, hidden, inner in (
+        (source.cell, [0, 1, 2, 3], [[0, 1], [2, 3]]),
+        (source.first, [2, 3, 4, 5, 6], [[0, 1], [0, 1]]),
+    ):
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / "kept.npz", hidden=hidden, intermediate=inner)
+    assert read("overlap", source) == [Point("hidden", 0.5), Point("intermediate", 0.5)]
+
+
+def test_policies_whose_answers_are_the_decoders(source):
+    positions = [{"loss": 0.2, "tokens": 9}]
+    write(
+        source.cell / "benchmark/refresh.json",
+        {
+            "policies": [
+                {"name": "none", "interval": None, "loss": 0.4, "positions": positions},
+                {"name": "every 4", "interval": 4, "loss": 0.3, "positions": positions},
+                {"name": "verified, every 4", "interval": 4, "loss": None, "positions": []},
+            ]
+        },
+    )
+    assert read("refreshed_loss", source) == [Point("", 0.3, x=4)]
+    assert read("refreshed_positions", source) == [
+        Point("none", 0.2, x=1),
+        Point("every 4", 0.2, x=1),
+    ]
+
+
+def test_benchmarks_of_precision_and_time(source):
+    pair = {"weights": "int8", "cache": "float32", "accuracy": 0.9, "bytes": 52.5}
+    write(source.cell / "benchmark/precision.json", {"pairs": [pair]})
+    assert read("precision", source) == [Point("int8, cache float32", 0.9, x=52.5)]
+    answer = {"system": "two-stage", "answer": 128, "first": 0.5, "total": 2.0}
+    write(source.cell / "benchmark/inference.json", {"answers": [answer]})
+    assert read("latency", source) == [Point("two-stage", 2.0, x=128)]
+    assert read("prefill_share", source) == [Point("two-stage", 0.25, x=128)]
+
+
+def test_a_missing_file_is_named(source):
+    with pytest.raises(InputError, match=r"scratch\.json|no such file"):
+        MEASURES["latency"].read(source)
+
+
+def test_names_are_checked():
+    check_measures(tuple(MEASURES), ("full", "joint"))
+    with pytest.raises(InputError, match="found 'speed'"):
+        check_measures(("loss", "speed"), ())
