@@ -160,6 +160,9 @@ def _prune() -> ml_collections.ConfigDict:
     prune.layers = "importance"  # or "random", "first", "last", "firstlast", "0,1,30": those kept
     prune.selection = "importance"  # of channels and heads; or "random", "first"
     prune.indices = ""  # kept.npz or a released .pkl: keep what these say instead
+    # Scales of the norms times rms of the kept channels / rms of all, as calibration measured them:
+    # a norm of the pruned model divides by the rms of what is kept.
+    prune.norm_correction = False
     return prune
 
 

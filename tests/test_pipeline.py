@@ -126,6 +126,7 @@ def test_answers_evaluation_and_export(trained):
 def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
     config = make_config(copy)
     config.prune.kv_heads, config.prune.depth = 0.5, 0.5
+    config.prune.norm_correction = True
     config.train.packing, config.train.sequence_length = True, 128
     config.evaluate.rows = 2
     shutil.rmtree(copy / "checkpoints")
@@ -142,6 +143,8 @@ def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
     report = json.loads((copy / "results/prune.json").read_text())
     sizes = [report[name]["cache_bytes_per_position"] for name in ("full", "pruned")]
     assert sizes[0] == 4 * sizes[1] == 2 * 4 * 2 * 2 * 8
+    assert len(report["norm_correction"]["mlp_norm"]) == 1
+    assert report["loss_on_calibration_text"].keys() >= {"full", "pruned", "uncorrected"}
     assert load_config(copy / "hf") == shape
     exported = json.loads((copy / "hf/config.json").read_text())
     named = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
