@@ -197,6 +197,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
+def test_adapters_are_merged_into_plain_weights_also_after_an_interruption(copy, caplog):
+    config = make_config(copy)
+    config.train.lora_rank, config.train.kl_weight = 2, 0.5
+    config.train.packing, config.train.sequence_length = True, 128
+    with pytest.raises(InputError, match=r"train\.lora_rank was 0, is 2"):
+        run_stage("train", config, copy)
+    for folder in ("checkpoints", "decoder"):
+        shutil.rmtree(copy / folder)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        run_stage("train", config, copy)
+    # Of 2 layers: q, out (16 x 32), k, v (16 x 16), gate, up, down (16 x 24); 2 columns each.
+    trained = 2 * 2 * (2 * (16 + 32) + 2 * (16 + 16) + 3 * (16 + 24))
+    assert f"training two_stage: 6 steps of 8 rows, {trained:,} parameters" in caplog.text
+    losses, decoder = losses_of(copy), load_model(copy / "decoder")
+    assert losses[STEPS] < losses[1]
+    pruned = load_model(copy / "pruned")
+    for (path, old), new in zip(
+        jax.tree.leaves_with_path(pruned.params), jax.tree.leaves(decoder.params), strict=True
+    ):
+        assert np.array_equal(old, new) == (path[-1].key != "kernel"), path
+    for step in (4, STEPS):
+        shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
+    shutil.rmtree(copy / "decoder")
+    run_stage("train", config, copy)
+    assert losses_of(copy) == losses
+    jax.tree.map(np.testing.assert_array_equal, load_model(copy / "decoder"), decoder)
+    run_stage("generate", config, copy)
+
+
 @pytest.mark.parametrize("method", ["pruned", "scratch", "full"])
 def test_baselines_take_the_same_path(copy, method):
     config = make_config(copy)
