@@ -165,6 +165,9 @@ def _prune() -> ml_collections.ConfigDict:
     prune.layers = "importance"  # or "random", "first", "last", "firstlast", "0,1,30": those kept
     prune.selection = "importance"  # of channels and heads; or "random", "first"
     prune.indices = ""  # kept.npz or a released .pkl: keep what these say instead
+    # Scales of the norms times rms of the kept channels / rms of all, as calibration measured them:
+    # a norm of the pruned model divides by the rms of what is kept.
+    prune.norm_correction = False
     return prune
 
 
@@ -173,6 +176,10 @@ def _train() -> ml_collections.ConfigDict:
     train = ml_collections.ConfigDict()
     train.method = "two_stage"  # baselines: pruned (alone), scratch (same size), full (fine-tuned)
     train.freeze = "full"  # "none" trains the full model too (two_stage only)
+    # Rank of adapters of the decoder's dense kernels (q, k, v, o, gate, up, down), which then are
+    # all that is trained: no weight, embedding or norm. 0: no adapters, all weights are trained.
+    train.lora_rank = 0
+    train.lora_alpha = 16.0  # an adapter's product counts lora_alpha / lora_rank
     train.first_token = "full"  # who gives the first answer token: "full" or "decoder"
     train.source = ""
     train.validation = ""  # without one, the last rows of the source are held out

@@ -42,6 +42,7 @@ from overfill_jax.model.transformer import Model
 from overfill_jax.pruning.choose import choose
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import Importance, measure_importance
+from overfill_jax.pruning.norm_correction import correct_norms, measured_energy, norm_factors
 from overfill_jax.pruning.sizes import check_removes, kept_sizes
 from overfill_jax.pruning.stream import text_batches, token_batches
 from overfill_jax.weights.folders import (
@@ -190,6 +191,7 @@ def prune(
     kv_heads: float | int = 0.0,
     depth: float | int = 0.0,
     layers: str | Sequence[int] = "importance",
+    norm_correction: bool = False,
 ) -> LanguageModel:
     """Cuts the full model down to its decoder, which still has to be trained.
 
@@ -210,9 +212,11 @@ def prune(
       heads, kv_heads, depth: shares to remove, or whole numbers to keep, of the query heads of each
         kv head, of the kv heads and of the layers.
       layers: importance, random, first, last, firstlast, or the layers to keep.
+      norm_correction: scales the norms by what the cut does to their divisors.
 
     Raises:
-      InputError: a size or layer that does not exist, or importance of another model.
+      InputError: a size or layer that does not exist, or importance of another model, or none that
+        the norms could be corrected by.
     """
     if importance is not None and importance.provenance.get("model") != full.fingerprint:
         raise InputError("prune: the importance was measured on another model")
@@ -220,7 +224,11 @@ def prune(
         full.config, hidden, intermediate, multiple_of, heads, kv_heads, depth, layers
     )
     check_removes(full.config, sizes)
-    model = cut(full.model, choose(full.config, importance, sizes, selection, layers, seed))
+    energy = measured_energy(importance) if norm_correction else None
+    kept = choose(full.config, importance, sizes, selection, layers, seed)
+    model = cut(full.model, kept)
+    if energy is not None:
+        model = correct_norms(model, norm_factors(energy, kept))
     origin = Origin(full.fingerprint, first_token=None)
     return dataclasses.replace(full, model=model, fingerprint=fingerprint(model), origin=origin)
 

@@ -220,6 +220,17 @@ def test_fewer_heads_and_layers_take_the_same_ways(full, importance, tmp_path):
         overfill_jax.TwoStage(full, dataclasses.replace(decoder, model=model))
 
 
+def test_norms_are_corrected_by_what_importance_says_of_them(full, decoder, importance):
+    other = overfill_jax.prune(full, importance, 0.5, 20, norm_correction=True)
+    scales = [one.params["final_norm"]["scale"] for one in (other, decoder)]
+    kept = np.isin(full.params["embed"]["embedding"], decoder.params["embed"]["embedding"]).all(0)
+    factor = np.sqrt(importance.energy[-1, kept].mean())
+    np.testing.assert_allclose(scales[0], factor * scales[1], rtol=1e-5)
+    without = dataclasses.replace(importance, energy=None)
+    with pytest.raises(overfill_jax.InputError, match="run calibrate again"):
+        overfill_jax.prune(full, without, 0.5, 20, norm_correction=True)
+
+
 def test_importance_of_another_model_is_refused(decoder, importance):
     with pytest.raises(overfill_jax.InputError, match="measured on another model"):
         overfill_jax.prune(decoder, importance)

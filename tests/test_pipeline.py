@@ -126,6 +126,7 @@ def test_answers_evaluation_and_export(trained):
 def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
     config = make_config(copy)
     config.prune.kv_heads, config.prune.depth = 0.5, 0.5
+    config.prune.norm_correction = True
     config.train.packing, config.train.sequence_length = True, 128
     config.evaluate.rows = 2
     shutil.rmtree(copy / "checkpoints")
@@ -142,6 +143,8 @@ def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
     report = json.loads((copy / "results/prune.json").read_text())
     sizes = [report[name]["cache_bytes_per_position"] for name in ("full", "pruned")]
     assert sizes[0] == 4 * sizes[1] == 2 * 4 * 2 * 2 * 8
+    assert len(report["norm_correction"]["mlp_norm"]) == 1
+    assert report["loss_on_calibration_text"].keys() >= {"full", "pruned", "uncorrected"}
     assert load_config(copy / "hf") == shape
     exported = json.loads((copy / "hf/config.json").read_text())
     named = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -192,6 +195,34 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
         wanted = {"params": {"decoder": shapes}}
         kept = checkpoints.restore(checkpoints.latest, wanted, partial=True)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
+
+
+def test_adapters_are_merged_into_plain_weights_also_after_an_interruption(copy, caplog):
+    config = make_config(copy)
+    config.train.lora_rank, config.train.kl_weight = 2, 0.5
+    config.train.packing, config.train.sequence_length = True, 128
+    with pytest.raises(InputError, match=r"train\.lora_rank was 0, is 2"):
+        run_stage("train", config, copy)
+    for folder in ("checkpoints", "decoder"):
+        shutil.rmtree(copy / folder)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        run_stage("train", config, copy)
+    # Of 2 layers: q, out (16 x 32), k, v (16 x 16), gate, up, down (16 x 24); 2 columns each.
+    trained = 2 * 2 * (2 * (16 + 32) + 2 * (16 + 16) + 3 * (16 + 24))
+    assert f"training two_stage: 6 steps of 8 rows, {trained:,} parameters" in caplog.text
+    losses, decoder = losses_of(copy), load_model(copy / "decoder")
+    assert losses[STEPS] < losses[1]
+    pruned = load_model(copy / "pruned")
+    for (path, old), new in zip(
+        jax.tree.leaves_with_path(pruned.params), jax.tree.leaves(decoder.params), strict=True
+    ):
+        assert np.array_equal(old, new) == (path[-1].key != "kernel"), path
+    for step in (4, STEPS):
+        shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
+    shutil.rmtree(copy / "decoder")
+    run_stage("train", config, copy)
+    assert losses_of(copy) == losses
+    jax.tree.map(np.testing.assert_array_equal, load_model(copy / "decoder"), decoder)
 
 
 @pytest.mark.parametrize("method", ["pruned", "scratch", "full"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-# Axes that are not named here (layers, head_dim, slots) are never split.
+# Axes that are not named here (layers, head_dim, rank, slots) are never split.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "vocab": ("tensor",),

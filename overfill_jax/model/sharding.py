@@ -10,7 +10,12 @@ from overfill_jax.model.transformer import Params, abstract, logical_axes
 
 
 def weight_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-    """A `NamedSharding` for every weight.
+    """A `NamedSharding` for every weight."""
+    return tree_shardings(logical_axes(config), abstract(config, "float32").params, mesh)
+
+
+def tree_shardings(axes: Params, shapes: Params, mesh: Mesh) -> Params:
+    """A `NamedSharding` for every array of a tree, given the names of its axes.
 
     An axis whose size the mesh does not divide (pruned widths such as 1689) is replicated, and
     said so once.
@@ -22,12 +27,8 @@ def weight_shardings(config: ModelConfig, mesh: Mesh) -> Params:
         replicated.update(undivided)
         return NamedSharding(mesh, spec)
 
-    shardings = jax.tree.map(
-        place,
-        logical_axes(config),
-        abstract(config, "float32").params,
-        is_leaf=lambda node: isinstance(node, PartitionSpec),
-    )
+    is_leaf = lambda node: isinstance(node, PartitionSpec)  # noqa: E731
+    shardings = jax.tree.map(place, axes, shapes, is_leaf=is_leaf)
     if replicated:
         logging.info("replicated, not divisible: %s", ", ".join(sorted(replicated)))
     return shardings

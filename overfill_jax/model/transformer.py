@@ -27,8 +27,9 @@ from overfill_jax.model.layout import constrain
 from overfill_jax.model.rope import rotate, rotation
 
 Params = dict[str, Any]
-# Reduces an activation [B, T, C] to a statistic [B, C] of each row; see `pruning/statistics`.
-Observe = Callable[[Array], Array]
+# Reduces the activation [B, T, C] of a name to a statistic [B, C] of each row; see
+# `pruning/statistics`.
+Observe = Callable[[str, Array], Array]
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -112,7 +113,8 @@ class Attention(nn.Module):
         owners, until = seen
         mixed = attention(query, key, value, segments, owners, offset, c.attention, until)
         if self.observe is not None:
-            self.sow("observed", "mixed", self.observe(mixed.reshape(*mixed.shape[:2], -1)))
+            by_channel = mixed.reshape(*mixed.shape[:2], -1)
+            self.sow("observed", "mixed", self.observe("mixed", by_channel))
         shape = (c.num_heads, c.head_dim, c.hidden_size)
         axes = ("heads", "head_dim", "embed")
         scale = (2 * c.num_layers) ** -0.5
@@ -157,7 +159,7 @@ class MLP(nn.Module):
         up = Weight(wide, axes, _fan_in(0), c.dtype, name="up")()
         inner = jax.nn.silu(x @ gate) * (x @ up)
         if self.observe is not None:
-            self.sow("observed", "inner", self.observe(inner))
+            self.sow("observed", "inner", self.observe("inner", inner))
         narrow = _fan_in(0, scale=(2 * c.num_layers) ** -0.5)
         return inner @ Weight(wide[::-1], axes[::-1], narrow, c.dtype, name="down")()
 
@@ -176,12 +178,14 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, layer_cache, rope, segments, seen, cursor):
         c, before = self.config, x
+        self._observe("stream", x)
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="attention_norm")(x)
         self._observe("attention_input", normed)
         mixed, layer_cache = Attention(c, self.observe, self.offset, name="attention")(
             normed, layer_cache, rope, segments, seen, cursor
         )
         x = x + mixed
+        self._observe("stream", x)
         normed = RMSNorm(c.hidden_size, "embed", c.norm_epsilon, name="mlp_norm")(x)
         self._observe("mlp_input", normed)
         x = x + MLP(c, self.observe, name="mlp")(normed)
@@ -192,7 +196,7 @@ class Block(nn.Module):
 
     def _observe(self, name: str, activation) -> None:
         if self.observe is not None:
-            self.sow("observed", name, self.observe(activation))
+            self.sow("observed", name, self.observe(name, activation))
 
 
 def _turn(before: Float[Array, "B T D"], after: Float[Array, "B T D"]) -> Float[Array, "B T 1"]:
@@ -243,6 +247,8 @@ class Transformer(nn.Module):
         seen = (segments, None) if cache is None else (cache.segments, cache.until)
         cursor = 0 if cache is None else cache.cursor
         x, layer_caches = self.layers(x, layer_caches, rope, segments, seen, cursor)
+        if self.observe is not None:
+            self.sow("observed", "stream", self.observe("stream", x))
         return self.final_norm(x), layer_caches
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -286,16 +292,20 @@ def observed_statistics(
     Returns:
       `attention_input` and `mlp_input` [L, B, D], the outputs of the two norms; `mixed`
       [L, B, N * H] and `inner` [L, B, F], the inputs of the out and the down projection; `turn`
-      [L, B, 1], 1 - cosine of the stream before and behind the layer.
+      [L, B, 1], 1 - cosine of the stream before and behind the layer; `stream` [2 L + 1, B, D],
+      the inputs of all norms from the first to the final one.
     """
     transformer = Transformer(model.config, "none", observe, offset=0)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     variables = {"params": model.params}
     _, sown = transformer.apply(variables, tokens, positions, segments, None, mutable=["observed"])
     layers = sown["observed"]["layers"]
-    stream = {name: layers[name][0] for name in ("attention_input", "mlp_input", "turn")}
+    of_layers = {name: layers[name][0] for name in ("attention_input", "mlp_input", "turn")}
     inner = {"mixed": layers["attention"]["mixed"][0], "inner": layers["mlp"]["inner"][0]}
-    return stream | inner
+    # Two of every layer, in the order in which they were sown, and that of the final norm.
+    two = jnp.stack(layers["stream"], axis=1)
+    stream = [two.reshape(-1, *two.shape[2:]), jnp.stack(sown["observed"]["stream"])]
+    return of_layers | inner | {"stream": jnp.concatenate(stream)}
 
 
 def unembed(model: Model, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

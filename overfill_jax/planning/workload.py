@@ -84,6 +84,11 @@ def read_workload(config: ml_collections.ConfigDict, chips: int) -> Workload:
         )
     if train.handoffs:
         raise InputError("train.handoffs: found True; plan knows one handoff for each answer")
+    if train.lora_rank:
+        raise InputError(
+            f"train.lora_rank: found {train.lora_rank}, expected 0; plan knows decoders whose "
+            "weights are trained"
+        )
     full = dataclasses.replace(
         read_shape(config.plan.model), dtype=train.dtype, attention=config.attention
     )

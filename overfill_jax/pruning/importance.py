@@ -18,7 +18,7 @@ from overfill_jax.model.transformer import Model, observed_statistics
 from overfill_jax.pruning.statistics import STATISTICS, observer, weight_norms
 
 SAMPLE_NORMS = ("l1", "l2")
-SCORES = ("hidden", "intermediate", "heads", "layers")
+SCORES = ("hidden", "intermediate", "heads", "layers", "energy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Importance:
       provenance: what it was computed from (model fingerprint, text, statistic, ...).
       heads: [L, N], one score per query head of each layer. A kv group's is the sum of its heads'.
       layers: [L], how much each layer turns the stream (ShortGPT's block influence,
-        arXiv 2403.03853). Both None in what an earlier version measured.
+        arXiv 2403.03853).
+      energy: [2 L + 1, D], no score: of the input of every norm from the first to the final one,
+        each channel's mean square over the counted tokens, a token's channels together scaled to
+        a mean of 1. All three None in what an earlier version measured.
     """
 
     hidden: Float[np.ndarray, "D"]
@@ -44,9 +47,10 @@ class Importance:
     provenance: dict[str, str | int]
     heads: Float[np.ndarray, "L N"] | None = None
     layers: Float[np.ndarray, "L"] | None = None
+    energy: Float[np.ndarray, "_ D"] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The scores by name, as far as there are any."""
+        """Scores and energy by name, as far as there are any."""
         scores = {name: getattr(self, name) for name in SCORES}
         return {name: array for name, array in scores.items() if array is not None}
 
@@ -71,7 +75,8 @@ def measure_importance(
     Of every sample, each channel's statistic is taken over the counted tokens. Hidden channels
     add its absolute value over all layers and both norms, a query head over the channels of its
     output; MLP channels stand alone, as does the turn of the stream in a layer. The norm over
-    samples closes. Sums are kept in float64, so batching does not matter.
+    samples closes. The energy is a mean over all tokens. Sums are kept in float64, so batching does
+    not matter.
 
     Raises:
       InputError: unknown statistic or norm, no sample at all, or a score that is not finite.
@@ -90,14 +95,17 @@ def measure_importance(
             _sample_scores(model, batch.tokens, batch.valid, batch.counted, statistic)
         )
         for name, of_samples in scores.items():
-            totals[name] += np.sum(of_samples.astype(np.float64) ** power, axis=0)
+            of_samples = of_samples.astype(np.float64)
+            totals[name] += np.sum(of_samples if name == "energy" else of_samples**power, axis=0)
         samples += int(np.sum(np.any(batch.counted, axis=1)))
         tokens += int(np.sum(batch.counted))
     if not samples:
         raise InputError("calibrate: no sample with a token that counts")
     provenance = {"statistic": statistic, "sample_norm": sample_norm}
     provenance |= {"samples": samples, "tokens": tokens}
-    scores = {name: (sums ** (1 / power)).astype(np.float32) for name, sums in totals.items()}
+    energy = totals.pop("energy") / tokens
+    totals = {name: sums ** (1 / power) for name, sums in totals.items()} | {"energy": energy}
+    scores = {name: values.astype(np.float32) for name, values in totals.items()}
     if not all(np.isfinite(array).all() for array in scores.values()):
         raise InputError(
             f"calibrate: the model's activations overflow in {model.config.dtype}, expected finite "
@@ -114,6 +122,7 @@ def score_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "intermediate": (c.num_layers, c.intermediate_size),
         "heads": (c.num_layers, c.num_heads),
         "layers": (c.num_layers,),
+        "energy": (2 * c.num_layers + 1, c.hidden_size),
     }
 
 
@@ -128,12 +137,14 @@ def _sample_scores(
         norms = weight_norms(model.params)
         seen |= {name: seen[name] * norm[:, None] for name, norm in norms.items()}
     size = {name: jnp.abs(value) for name, value in seen.items()}
+    tokens = jnp.sum(counted, axis=1)
     by_head = size["mixed"].reshape(*size["mixed"].shape[:2], model.config.num_heads, -1)
     return {
         "hidden": jnp.sum(size["attention_input"] + size["mlp_input"], axis=0),
         "intermediate": jnp.swapaxes(size["inner"], 0, 1),
         "heads": jnp.swapaxes(jnp.sum(by_head, axis=-1), 0, 1),
         "layers": size["turn"][..., 0].T,
+        "energy": jnp.swapaxes(size["stream"] * tokens[:, None], 0, 1),  # of all tokens together
     }
 
 

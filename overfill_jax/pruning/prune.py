@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 from absl import logging
 
 from overfill_jax import files
@@ -21,6 +22,11 @@ from overfill_jax.pruning.choose import (
 )
 from overfill_jax.pruning.cut import cut
 from overfill_jax.pruning.importance import load_importance
+from overfill_jax.pruning.norm_correction import (
+    correct_norms,
+    measured_energy,
+    norm_factors,
+)
 from overfill_jax.pruning.samples import Samples, load_samples
 from overfill_jax.pruning.sizes import check_removes, kept_sizes
 from overfill_jax.pruning.text_loss import text_loss
@@ -39,12 +45,24 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     full = load_model(workdir / "full")
     identity = fingerprint(full)
     kept = choose_kept(config, full.config, identity, workdir)
-    pruned = cut(full, kept)
-    losses = measure_losses(config, full, pruned, workdir / "calibration.npz")
+    factors = None
+    if config.prune.norm_correction:
+        importance = load_importance(workdir / "importance.npz", full.config, identity)
+        factors = norm_factors(measured_energy(importance), kept)
+    models = {"full": full, "pruned": cut(full, kept)}
+    if factors:
+        models["uncorrected"] = models["pruned"]
+        models["pruned"] = correct_norms(models["pruned"], factors)
+    losses = measure_losses(config, models, workdir / "calibration.npz")
+    pruned = models["pruned"]
     save_model(target, pruned, workdir / "full", Origin(identity, first_token=None))
     save_kept(indices, kept)
     dtype = full.params["embed"]["embedding"].dtype.name
-    report = {"loss_on_calibration_text": losses, **size_report(full.config, pruned.config, dtype)}
+    report = {
+        "loss_on_calibration_text": losses,
+        "norm_correction": factors and {name: f.tolist() for name, f in factors.items()},
+        **size_report(full.config, pruned.config, dtype),
+    }
     files.write_json(told, report)
     for line in format_report(report):
         logging.info("%s", line)
@@ -80,9 +98,9 @@ def choose_kept(
 
 
 def measure_losses(
-    config: ml_collections.ConfigDict, full: Model, pruned: Model, path: Path
+    config: ml_collections.ConfigDict, models: dict[str, Model], path: Path
 ) -> dict[str, float | str] | None:
-    """Nats per token on the calibration text, of the full model and of the untrained copy.
+    """Nats per token on the calibration text, of the full model and of its untrained copies.
 
     Where the text has answers, only these count: prompts are never asked for, and even a good
     model may have learnt nothing of them. `positions` says which. None where there is no such
@@ -95,12 +113,12 @@ def measure_losses(
         logging.info("%s: no such file, so that the loss before training is not measured", path)
         return None
     samples = load_samples(path)
-    check_samples(samples, full.config, path)
+    check_samples(samples, models["full"].config, path)
     c = config.calibrate
     answers = samples.of_answers()
     losses: dict[str, float | str] = {"positions": "answer" if answers else "all"}
     samples = answers or samples
-    for name, model in (("full", full), ("pruned", pruned)):
+    for name, model in models.items():
         shape = dataclasses.replace(model.config, dtype=c.dtype)
         losses[name] = text_loss(Model(shape, model.params), samples.batches(c.batch_size))
     return losses
@@ -160,4 +178,14 @@ def format_report(report: dict) -> list[str]:
             f"loss on the {of} calibration text before training: full {losses['full']:.3f}, "
             f"pruned {losses['pruned']:.3f} nats per token"
         )
+    factors = report["norm_correction"]
+    if factors:
+        lines.append(told_correction(factors, losses))
     return lines
+
+
+def told_correction(factors: dict, losses: dict | None) -> str:
+    """What the norms' scales were multiplied with, and the loss without."""
+    every = np.concatenate([np.ravel(of_norms) for of_norms in factors.values()])
+    line = f"scales of the norms times {every.min():.3f} to {every.max():.3f}"
+    return line + (f"; without, pruned {losses['uncorrected']:.3f}" if losses else "")

@@ -6,8 +6,9 @@ With a KL divergence the full model answers, too, for its logits; with several h
 answer the reader reads the answers in any case, and the writer sees one entry of each token before.
 Slots count whether they are filled or not. The pairs of query and key are those of one example a
 row, for the attention kernels leave out what lies above the diagonal but not what belongs to other
-examples of the row. The optimiser is not counted. (XLA finds a little to leave out: the last
-layer's output of a full model that only fills the cache, and gradients towards that cache.)
+examples of the row. The optimiser is not counted, nor are the products of adapters, of which the
+gradients are taken through their kernels'. (XLA finds a little to leave out: the last layer's
+output of a full model that only fills the cache, and gradients towards that cache.)
 """
 
 import dataclasses

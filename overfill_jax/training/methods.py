@@ -6,6 +6,8 @@
 | pruned | decoder | decoder | the pruned model | decoder |
 | scratch | decoder | decoder | random weights of the pruned shape | decoder |
 | full | full | full | the full model | full |
+
+With a `lora_rank`, two_stage and pruned train adapters of the decoder and none of its weights.
 """
 
 import dataclasses
@@ -52,7 +54,9 @@ JOINT = dataclasses.replace(
 )
 
 
-def choose_method(method: str, freeze: str, kl_weight: float, handoffs: bool) -> Method:
+def choose_method(
+    method: str, freeze: str, kl_weight: float, handoffs: bool, lora_rank: int
+) -> Method:
     """Looks up the method and refuses settings that contradict it.
 
     Raises:
@@ -66,6 +70,12 @@ def choose_method(method: str, freeze: str, kl_weight: float, handoffs: bool) ->
         raise InputError(f"train.freeze: 'none' goes with method 'two_stage', found {method!r}")
     if handoffs and method != "two_stage":
         raise InputError(f"train.handoffs: goes with method 'two_stage', found {method!r}")
+    if lora_rank and (method not in ("two_stage", "pruned") or freeze == "none"):
+        raise InputError(
+            f"train.lora_rank: found {lora_rank} with method {method!r} and freeze {freeze!r}, "
+            "expected 0; only the pruned decoder's weights have adapters, with methods "
+            "'two_stage' (freeze 'full') and 'pruned'"
+        )
     if method == "full" and kl_weight:
         raise InputError(
             f"train.kl_weight: found {kl_weight:g}, expected 0 with method 'full', which would "

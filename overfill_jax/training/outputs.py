@@ -3,13 +3,28 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 from absl import logging
 
+from overfill_jax.model.low_rank import merged
 from overfill_jax.model.transformer import Model, Params
 from overfill_jax.training.inputs import FOLDERS, cast_like
 from overfill_jax.training.methods import Method
+from overfill_jax.training.placement import Placement
+from overfill_jax.training.step import Setup
 from overfill_jax.weights.folders import fingerprint, load_fingerprint, load_origin, save_model
 from overfill_jax.weights.origin import Origin
+
+
+def with_adapters(
+    setup: Setup, placement: Placement, frozen: dict[str, Params], adapters: dict[str, Params]
+) -> dict[str, Params]:
+    """Plain weights of the trained models, on their places: nobody else knows of adapters."""
+    models = {}
+    for name, pairs in adapters.items():
+        merge = jax.jit(merged, static_argnums=2, out_shardings=placement.frozen[name])
+        models[name] = merge(frozen[name], pairs, setup.low_rank.scale)
+    return models
 
 
 def save_outputs(

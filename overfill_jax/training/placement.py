@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from overfill_jax.data.batches import Batch, lay_out
 from overfill_jax.errors import InputError
 from overfill_jax.model.layout import partition
+from overfill_jax.model.low_rank import abstract_adapters, adapter_shardings
 from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Params, abstract
 from overfill_jax.training.step import Setup, TrainState, init_state, train_step, validation_sums
@@ -27,7 +28,7 @@ class Placement:
     Attributes:
       mesh: the devices.
       state: a `TrainState` of shardings; moments lie where their weights do.
-      frozen: of the weights of models that are not trained, by name.
+      frozen: of the weights that are not trained, by the name of their model.
       batch: of every array of a batch, by rows.
     """
 
@@ -45,6 +46,11 @@ def make_placement(setup: Setup, mesh: Mesh) -> Placement:
     """Lays out the models of a run by the one table of `model/layout.py`."""
     weights = {name: weight_shardings(config, mesh) for name, config in setup.configs}
     trained = {name: weights[name] for name in setup.trained}
+    frozen = {name: w for name, w in weights.items() if name not in setup.trained}
+    if setup.low_rank:
+        configs, rank = dict(setup.configs), setup.low_rank.rank
+        trained = {name: adapter_shardings(configs[name], rank, mesh) for name in setup.trained}
+        frozen = weights
     everywhere = NamedSharding(mesh, PartitionSpec())
     optimizer = optax.tree_utils.tree_map_params(
         setup.optimizer,
@@ -57,7 +63,7 @@ def make_placement(setup: Setup, mesh: Mesh) -> Placement:
     return Placement(
         mesh=mesh,
         state=TrainState(everywhere, trained, optimizer),
-        frozen={name: w for name, w in weights.items() if name not in setup.trained},
+        frozen=frozen,
         batch=NamedSharding(mesh, spec),
     )
 
@@ -65,7 +71,11 @@ def make_placement(setup: Setup, mesh: Mesh) -> Placement:
 def abstract_state(setup: Setup) -> TrainState:
     """Shapes and dtypes of a run's state, holding nothing."""
     configs = dict(setup.configs)
-    params = {name: abstract(configs[name], "float32").params for name in setup.trained}
+    if setup.low_rank:
+        shapes = functools.partial(abstract_adapters, rank=setup.low_rank.rank)
+    else:
+        shapes = lambda config: abstract(config, "float32").params  # noqa: E731
+    params = {name: shapes(configs[name]) for name in setup.trained}
     return jax.eval_shape(functools.partial(init_state, setup), params)
 
 
@@ -79,7 +89,7 @@ def abstract_inputs(
       placement: of its arrays.
       rows: of the global batch.
       slots: of every row, for prompts and for answers.
-      frozen_dtype: that the weights of models that are not trained are stored in.
+      frozen_dtype: that the weights that are not trained are stored in.
     """
 
     def placed(shapes, shardings):

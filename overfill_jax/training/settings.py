@@ -27,11 +27,18 @@ AT_LEAST = {
         *("log_every", "validate_every", "checkpoint_every", "profile_steps"),
     ),
     0: (
-        *("steps", "profile_at", "prompt_slots", "weight_decay", "final_learning_rate"),
+        *(
+            "steps",
+            "profile_at",
+            "lora_rank",
+            "prompt_slots",
+            "weight_decay",
+            "final_learning_rate",
+        ),
         *("cross_entropy_weight", "kl_weight", "beta1", "beta2", "warmup"),
     ),
 }
-ABOVE_ZERO = ("learning_rate", "clip_norm", "kl_temperature")
+ABOVE_ZERO = ("learning_rate", "clip_norm", "kl_temperature", "lora_alpha")
 BELOW_ONE = ("beta1", "beta2", "warmup")
 
 

@@ -3,6 +3,7 @@
 import ml_collections
 
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.low_rank import LowRank
 from overfill_jax.training.losses import Terms
 from overfill_jax.training.methods import Method
 from overfill_jax.training.objective import Objective
@@ -28,4 +29,5 @@ def make_setup(
         schedule=schedule,
         accumulation=train.accumulation,
         remat=train.remat,
+        low_rank=LowRank(train.lora_rank, train.lora_alpha) if train.lora_rank else None,
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from overfill_jax.data.batches import Batch
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import constrain
+from overfill_jax.model.low_rank import LEAVES, LowRank, adapted
 from overfill_jax.model.transformer import Model, Params
 from overfill_jax.training.objective import Objective, loss_sums
 
@@ -22,6 +23,8 @@ Metrics = dict[str, Float[Array, ""]]
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """What training changes: the step, float32 weights of the trained models, AdamW's moments.
+
+    With adapters, the weights and moments are theirs alone.
 
     The leaves are arrays, or what stands for them: their shapes, or where they lie.
     """
@@ -44,6 +47,7 @@ class Setup:
       schedule: learning rate by step, for the metrics.
       accumulation: micro-batches per step.
       remat: what the backward pass recomputes.
+      low_rank: adapters of the trained models, which are then all that changes; None without.
     """
 
     configs: tuple[tuple[str, ModelConfig], ...]
@@ -54,6 +58,7 @@ class Setup:
     schedule: optax.Schedule
     accumulation: int
     remat: str
+    low_rank: LowRank | None
 
 
 def make_schedule(peak: float, steps: int, warmup: float, final: float) -> optax.Schedule:
@@ -71,7 +76,7 @@ def make_optimizer(
 
     def decays(params: Params) -> Params:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: path[-1].key in ("kernel", "embedding"), params
+            lambda path, _: path[-1].key in ("kernel", "embedding", *LEAVES), params
         )
 
     return optax.chain(
@@ -81,7 +86,7 @@ def make_optimizer(
 
 
 def init_state(setup: Setup, params: dict[str, Params]) -> TrainState:
-    """A state at step 0 from the weights of the models to be trained, copied to float32."""
+    """A state at step 0 from the weights (or adapters) to be trained, copied to float32."""
     # Copies: the state is donated at every step, and the caller's weights must outlive it.
     params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
     return TrainState(jnp.zeros((), jnp.int32), params, setup.optimizer.init(params))
@@ -141,7 +146,9 @@ def validation_sums(
 def _sums(
     setup: Setup, params: dict[str, Params], frozen: dict[str, Params], batch: Batch
 ) -> tuple[Array, Metrics]:
-    configs = dict(setup.configs)
+    configs, low_rank = dict(setup.configs), setup.low_rank
+    if low_rank:
+        params = {name: adapted(frozen[name], p, low_rank.scale) for name, p in params.items()}
     models = {name: Model(configs[name], p) for name, p in (frozen | params).items()}
     terms = loss_sums(models, setup.roles, setup.trained, setup.objective, batch, setup.remat)
     return terms["loss"], terms

@@ -21,7 +21,7 @@ from overfill_jax.training.inputs import FOLDERS, load_configs, load_data, load_
 from overfill_jax.training.loop import Intervals, Watch, fit
 from overfill_jax.training.methods import Method, choose_method
 from overfill_jax.training.metrics import MetricsWriter
-from overfill_jax.training.outputs import save_outputs
+from overfill_jax.training.outputs import save_outputs, with_adapters
 from overfill_jax.training.pace import Pace
 from overfill_jax.training.placement import (
     check_batch,
@@ -44,7 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains by `config.train.method` and saves the best state by validation loss."""
     c = config.train
     check_settings(c)
-    method = choose_method(c.method, c.freeze, c.kl_weight, c.handoffs)
+    method = choose_method(c.method, c.freeze, c.kl_weight, c.handoffs, c.lora_rank)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     check_batch(c.batch_size, c.accumulation, mesh)
     configs = load_configs(config, method, workdir)
@@ -72,13 +72,13 @@ def train(
 ) -> dict[str, Params]:
     """Trains, or goes on where the last checkpoint stands; the best weights by validation loss.
 
-    Of what is trained, `models` keeps the shapes and dtypes alone: beside the state, and beside
-    the best weights at the end, the devices hold no other copy.
+    Of what training changes, `models` keeps the shapes and dtypes alone: beside the state, and
+    beside the best weights at the end, the devices hold no other copy.
     """
     c = config.train
     mesh = jax.sharding.get_mesh()
     placement = make_placement(setup, mesh)
-    frozen = {name: m.params for name, m in models.items() if name not in method.trained}
+    frozen = {name: models[name].params for name in placement.frozen}
     step_once, validate = compile_steps(setup, placement)
     folder, steps = workdir / "metrics" / method.name, settings["steps in all"]
     put = functools.partial(to_devices, count=c.batch_size, sharding=placement.batch)
@@ -87,8 +87,11 @@ def train(
         if distributed.is_main():
             # Not left to the end of the stage, which a run that is killed never sees.
             files.write_text(workdir / f"configs/train.{c.method}.yaml", config.to_yaml())
-        state = first_state(checkpoints, setup, placement, models)
-        logging.info("training %s: %d steps of %d rows", method.name, steps, c.batch_size)
+        state = first_state(checkpoints, setup, placement, models, config.seed)
+        logging.info(
+            "training %s: %d steps of %d rows, %s parameters", method.name, steps, c.batch_size,
+            f"{sum(x.size for x in jax.tree.leaves(state.params)):,}",
+        )  # fmt: skip
         watch = Watch(
             MetricsWriter(folder, steps, int(state.step)),
             make_pace(setup, c.batch_size, training.shape),
@@ -109,10 +112,10 @@ def train(
             watch.close()
         del state  # of a run that was finished before; all others have donated it
         wanted = abstract_tree(setup, placement)
-        best = checkpoints.restore_best({"params": wanted["params"]}, partial=True)
+        best = checkpoints.restore_best({"params": wanted["params"]}, partial=True)["params"]
     if distributed.is_main():
         plot_curves(folder, method.name)
-    return best["params"]
+    return with_adapters(setup, placement, frozen, best) if setup.low_rank else best
 
 
 def make_pace(setup: Setup, rows: int, shape: RowShape) -> Pace:

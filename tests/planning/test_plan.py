@@ -76,6 +76,7 @@ def test_axes_that_do_not_divide_are_named(config, tmp_path, capsys):
         ("plan", "refresh", 65, "plan.refresh: found 65"),
         ("train", "remat", "some", "train.remat: found 'some'"),
         ("train", "handoffs", True, "train.handoffs: found True; plan knows one handoff"),
+        ("train", "lora_rank", 8, "train.lora_rank: found 8, expected 0; plan knows"),
     ],
 )
 def test_bad_input_leaves_nothing(config, tmp_path, section, key, value, message):

@@ -41,7 +41,7 @@ def activations(model, samples):
     rows = []
     for row, length in zip(samples.tokens, samples.lengths, strict=True):
         tokens = jnp.asarray(row[None, :length])
-        seen = observed_statistics(model, tokens, jnp.ones_like(tokens), lambda a: a)
+        seen = observed_statistics(model, tokens, jnp.ones_like(tokens), lambda _, a: a)
         rows.append({name: np.asarray(a[:, 0], np.float64) for name, a in seen.items()})
     return rows
 
@@ -50,9 +50,14 @@ def by_hand(model, samples, activations, statistic, power):
     """The definition, one row at a time, in numpy."""
     norms = jax.device_get(weight_norms(model.params)) | {"turn": 1.0}
     totals = dict.fromkeys(("hidden", "intermediate", "heads", "layers"), 0.0)
+    streams = []
     for row, start in zip(activations, samples.starts, strict=True):
         scores = {}
+        stream = row["stream"][:, start:]
+        streams.append(stream**2 / (stream**2).mean(axis=2, keepdims=True))
         for name, activation in row.items():
+            if name == "stream":
+                continue
             counted = activation[:, start:]
             if statistic == "signed_mean":
                 score = np.abs(counted.mean(1))
@@ -66,7 +71,8 @@ def by_hand(model, samples, activations, statistic, power):
         totals["intermediate"] += scores["inner"] ** power
         totals["heads"] += by_head.sum(2) ** power
         totals["layers"] += scores["turn"][:, 0] ** power
-    return {name: total ** (1 / power) for name, total in totals.items()}
+    energy = np.concatenate(streams, axis=1).mean(axis=1)
+    return {name: total ** (1 / power) for name, total in totals.items()} | {"energy": energy}
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
@@ -145,13 +151,13 @@ def test_saved_importance_belongs_to_its_model(model, samples, tmp_path):
     save_importance(path, importance)
     again = load_importance(path, CONFIG, "a")
     jax.tree.map(np.testing.assert_array_equal, again.arrays(), importance.arrays())
-    assert again.arrays().keys() == {"hidden", "intermediate", "heads", "layers"}
+    assert again.arrays().keys() == {"hidden", "intermediate", "heads", "layers", "energy"}
     assert again.provenance == importance.provenance
     with pytest.raises(InputError, match="another model: fingerprint a, expected b"):
         load_importance(path, CONFIG, "b")
     with pytest.raises(InputError, match=r"another model: shapes \(24,\)"):
         load_importance(path, dataclasses.replace(CONFIG, hidden_size=26), "a")
-    with pytest.raises(InputError, match=r"shapes .*\(3, 4\), \(3,\), expected .*\(3, 8\)"):
+    with pytest.raises(InputError, match=r"shapes .*\(3, 4\), \(3,\), .*expected .*\(3, 8\)"):
         load_importance(path, dataclasses.replace(CONFIG, num_heads=8), "a")
 
 

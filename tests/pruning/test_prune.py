@@ -16,7 +16,13 @@ from overfill_jax.pruning import prune
 from overfill_jax.pruning.choose import Kept, save_kept
 from overfill_jax.pruning.importance import Importance, save_importance
 from overfill_jax.pruning.samples import Samples, save_samples
-from overfill_jax.weights.folders import load_config, load_fingerprint, load_origin, save_model
+from overfill_jax.weights.folders import (
+    load_config,
+    load_fingerprint,
+    load_model,
+    load_origin,
+    save_model,
+)
 from overfill_jax.weights.origin import Origin
 from tests.builders import CONFIG, make_model
 
@@ -91,6 +97,39 @@ def test_heads_and_layers_go_alone_or_with_widths(workdir, config, caplog):
     config.prune.indices = str((workdir / "kept.npz").rename(workdir / "given.npz"))
     prune.run(config, workdir)
     assert load_fingerprint(workdir / "pruned") == before
+
+
+def test_the_norms_are_corrected_where_asked_for(workdir, config, caplog):
+    config.prune.selection, config.prune.norm_correction = "first", True
+    with pytest.raises(InputError, match=r"importance\.npz: no such file"):
+        prune.run(config, workdir)
+    with_importance(workdir)
+    with pytest.raises(InputError, match=r"without the norms' energy, .*; run calibrate again"):
+        prune.run(config, workdir)
+    assert not (workdir / "pruned").exists()
+    # Of the first half of the channels: 4 times the mean energy, of the rest 1 / 4.
+    energy = np.repeat([[4.0, 0.25]], CONFIG.hidden_size // 2, axis=1)
+    energy = energy * np.arange(1, 2 * CONFIG.num_layers + 2)[:, None]
+    with_importance(workdir, energy=energy)
+    tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
+    zeros = np.zeros(2, np.int32)
+    save_samples(workdir / "calibration.npz", Samples(tokens, zeros + 8, zeros, zeros))
+    with caplog.at_level(logging.INFO, logger="absl"):
+        prune.run(config, workdir)
+    report = json.loads((workdir / "results" / "prune.json").read_text())
+    factor = (4 / 2.125) ** 0.5
+    assert report["norm_correction"]["final_norm"] == pytest.approx(factor)
+    assert f"scales of the norms times {factor:.3f} to {factor:.3f}; without, pruned" in caplog.text
+    corrected = load_model(workdir / "pruned").params
+    config.prune.norm_correction = False
+    prune.run(config, workdir)
+    plain = load_model(workdir / "pruned").params
+    again = json.loads((workdir / "results" / "prune.json").read_text())
+    assert again["norm_correction"] is None
+    losses = [of["loss_on_calibration_text"] for of in (report, again)]
+    assert losses[0]["uncorrected"] == losses[1]["pruned"] != losses[0]["pruned"]
+    ratio = corrected["layers"]["mlp_norm"]["scale"] / plain["layers"]["mlp_norm"]["scale"]
+    np.testing.assert_allclose(ratio, factor, rtol=1e-6)
 
 
 def test_layers_by_rule_need_no_importance(workdir, config):

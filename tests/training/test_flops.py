@@ -46,7 +46,7 @@ def setup_of(
     train = default.get_config().train
     train.handoffs = handoffs
     train.kl_weight, train.loss_chunk, train.remat = kl_weight, ANSWER, remat
-    chosen = choose_method(method, freeze, kl_weight, handoffs)
+    chosen = choose_method(method, freeze, kl_weight, handoffs, lora_rank=0)
     names = {chosen.reader, chosen.writer} | ({"full"} if kl_weight else set())
     return make_setup(train, chosen, {name: SHAPES[name] for name in sorted(names)}, 1)
 

@@ -162,6 +162,7 @@ def train(models, method, handoffs, steps, rate):
         schedule=schedule,
         accumulation=1,
         remat="none",
+        low_rank=None,
     )
     (name,) = method.trained
     state = init_state(setup, {name: models[name].params})

@@ -20,6 +20,7 @@ import numpy as np
 
 from overfill_jax.data.batches import lay_out
 from overfill_jax.data.handoffs import cut_into_blocks
+from overfill_jax.model.low_rank import LowRank, init_adapters
 from overfill_jax.model.mesh import make_mesh
 from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model, abstract
@@ -45,7 +46,7 @@ def rows_of(step, start, stop):
     return cut_into_blocks(lay_out(pieces, 24, 16), keys)
 
 
-def losses(decoder, mesh, accumulation, kl_weight, handoffs):
+def losses(decoder, mesh, accumulation, kl_weight, handoffs, low_rank):
     models = {"full": full, "decoder": decoder}
     setup = Setup(
         configs=tuple((name, m.config) for name, m in models.items()),
@@ -56,12 +57,17 @@ def losses(decoder, mesh, accumulation, kl_weight, handoffs):
         schedule=schedule,
         accumulation=accumulation,
         remat="full",
+        low_rank=low_rank,
     )
     with jax.set_mesh(mesh):
         placement = make_placement(setup, mesh)
         begin = jax.jit(functools.partial(init_state, setup), out_shardings=placement.state)
-        state = begin({"decoder": decoder.params})
-        frozen = jax.device_put({"full": full.params}, placement.frozen)
+        trained, frozen = {"decoder": decoder.params}, {"full": full.params}
+        if low_rank:
+            frozen |= trained
+            trained = {"decoder": init_adapters(decoder.config, low_rank.rank, jax.random.key(0))}
+        state = begin(trained)
+        frozen = jax.device_put(frozen, placement.frozen)
         step_once, validate = compile_steps(setup, placement)
         found = []
         for step in range(STEPS):
@@ -69,7 +75,7 @@ def losses(decoder, mesh, accumulation, kl_weight, handoffs):
             state, metrics = step_once(state, frozen, batch)
             found.append(float(metrics["loss"]))
         found.append(float(validate(state.params, frozen, batch)["loss"]))
-        kernel = state.params["decoder"]["layers"]["mlp"]["gate"]["kernel"]
+        kernel = state.params["decoder"]["layers"]["mlp"]["gate"]["a" if low_rank else "kernel"]
         return found, kernel.sharding.spec, step_once._cache_size()
 
 
@@ -107,17 +113,20 @@ attention = np.array([1]), np.array([[1]]), np.array([[2]])
 shallow = cut(full, Kept(np.arange(4, 16), np.arange(16)[None], *attention))
 alone = make_mesh(1, 1, 1, jax.devices()[:1])
 every = P(None, "fsdp", "tensor")
-for decoder, kl_weight, handoffs, meshes in (
-    (even, 0.5, False, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), every, 2)]),
-    (odd, 0.5, False, [((1, 4, 2), P(None, None, None), 1)]),
-    (shallow, 0.0, False, [((2, 2, 2), every, 1)]),
-    (even, 0.5, True, [((2, 2, 2), every, 2)]),
+for decoder, kl_weight, handoffs, low_rank, meshes in (
+    (even, 0.5, False, None, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), every, 2)]),
+    (odd, 0.5, False, None, [((1, 4, 2), P(None, None, None), 1)]),
+    (shallow, 0.0, False, None, [((2, 2, 2), every, 1)]),
+    (even, 0.5, True, None, [((2, 2, 2), every, 2)]),
+    (even, 0.5, False, LowRank(4, 16.0), [((2, 2, 2), P(None, "fsdp", None), 2)]),
 ):
-    expected, _, _ = losses(decoder, alone, 1, kl_weight, handoffs)
+    expected, _, _ = losses(decoder, alone, 1, kl_weight, handoffs, low_rank)
     assert expected[STEPS - 1] < 0.9 * expected[0]
     for sizes, spec, accumulation in meshes:
         mesh = make_mesh(*sizes)
-        found, where, compilations = losses(decoder, mesh, accumulation, kl_weight, handoffs)
+        found, where, compilations = losses(
+            decoder, mesh, accumulation, kl_weight, handoffs, low_rank
+        )
         np.testing.assert_allclose(found[:STEPS], expected[:STEPS], rtol=0, atol=1e-5)
         np.testing.assert_allclose(found[STEPS], expected[STEPS], rtol=1e-5)
         assert tuple(where) == tuple(spec), where

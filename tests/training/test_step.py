@@ -58,6 +58,7 @@ def make_setup(models, method, objective=CROSS_ENTROPY, accumulation=1, remat="n
         schedule=schedule,
         accumulation=accumulation,
         remat=remat,
+        low_rank=None,
     )
 
 
@@ -233,15 +234,20 @@ def test_schedule_and_weight_decay():
 
 
 @pytest.mark.parametrize(
-    ("method", "freeze", "kl_weight", "handoffs", "message"),
+    ("method", "freeze", "kl_weight", "handoffs", "lora_rank", "message"),
     [
-        ("both", "full", 0.0, False, r"train\.method: found 'both', expected one of"),
-        ("two_stage", "decoder", 0.0, False, r"train\.freeze: found 'decoder'"),
-        ("scratch", "none", 0.0, False, "goes with method 'two_stage'"),
-        ("full", "full", 1.0, False, r"train\.kl_weight: found 1, expected 0"),
-        ("pruned", "full", 0.0, True, r"train\.handoffs: goes with .*'two_stage', found 'pruned'"),
+        ("both", "full", 0.0, False, 0, r"train\.method: found 'both', expected one of"),
+        ("two_stage", "decoder", 0.0, False, 0, r"train\.freeze: found 'decoder'"),
+        ("scratch", "none", 0.0, False, 0, "goes with method 'two_stage'"),
+        ("full", "full", 1.0, False, 0, r"train\.kl_weight: found 1, expected 0"),
+        ("pruned", "full", 0.0, True, 0, r"handoffs: goes with .*'two_stage', found 'pruned'"),
+        ("full", "full", 0.0, False, 8, r"train\.lora_rank: found 8 with method 'full'"),
+        ("scratch", "full", 0.0, False, 8, r"train\.lora_rank: found 8 with method 'scratch'"),
+        ("two_stage", "none", 0.0, False, 8, r"train\.lora_rank: .* and freeze 'none', expected 0"),
     ],
 )
-def test_contradicting_settings_are_refused(method, freeze, kl_weight, handoffs, message):
+def test_contradicting_settings_are_refused(
+    method, freeze, kl_weight, handoffs, lora_rank, message
+):
     with pytest.raises(ValueError, match=message):
-        choose_method(method, freeze, kl_weight, handoffs)
+        choose_method(method, freeze, kl_weight, handoffs, lora_rank)
