@@ -42,7 +42,7 @@ def read(path: Path, shots: int) -> list[Question]:
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
-    if path.suffix != SOURCE:
+    if path.exists() and path.suffix != SOURCE:
         raise InputError(f"{path}: found another text, expected German, a name that ends in .de")
     return read_pairs(path, TARGET)
 
