@@ -91,7 +91,8 @@ def answer_all(
                 answer = request.answer()
                 log.append(row_of(under_way.pop(request), answer, exam))
                 tokens += len(answer.tokens)
-                bar.set_postfix_str(f"{tokens / (time.monotonic() - start):.0f} tokens/s")
+                rate = tokens / (time.monotonic() - start)
+                bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
                 bar.update()
     seconds = time.monotonic() - start
     logging.info(
