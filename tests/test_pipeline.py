@@ -123,6 +123,7 @@ def test_answers_evaluation_and_export(trained):
     jax.tree.map(np.testing.assert_array_equal, exported.params, decoder.params)
 
 
+@pytest.mark.slow
 def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
     config = make_config(copy)
     config.prune.kv_heads, config.prune.depth = 0.5, 0.5
@@ -257,6 +258,7 @@ def test_trained_decoders_name_their_full_model(copy):
         run_stage("evaluate", config, copy)
 
 
+@pytest.mark.slow
 def test_a_new_cut_leaves_what_was_trained_on_the_last_one_out(copy, caplog):
     config = make_config(copy)
     config.train.method, config.train.steps = "pruned", 2
@@ -289,6 +291,7 @@ def test_a_stage_brings_back_what_a_killed_run_moved_aside(copy):
     assert (copy / "full").is_dir()
 
 
+@pytest.mark.slow
 def test_joint_training_saves_both_models(copy):
     config = make_config(copy)
     config.train.freeze, config.train.steps = "none", 2

@@ -175,6 +175,7 @@ def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     assert "over full" in (tmp_path / "benchmark/inference.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_planner_is_put_to_the_test_where_it_knows_the_chip(config, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "local_chip", lambda: find_chip("h200"))
     config.benchmark.update(

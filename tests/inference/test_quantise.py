@@ -39,6 +39,7 @@ def workdir(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 8)])
 def test_a_folder_with_integers_gives_what_was_quantised(workdir, config, bits, group, caplog):
     config.quantise.bits, config.quantise.group = bits, group

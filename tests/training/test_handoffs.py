@@ -185,6 +185,7 @@ def refreshed_loss(full, decoder, interval):
     return -np.mean(likelihoods, where=np.arange(slots) < KNOWN.answer_lengths[:, None])
 
 
+@pytest.mark.slow
 def test_a_decoder_of_many_handoffs_gains_by_every_refresh():
     """The more often, the lower the loss; a decoder of one handoff an answer only loses by it."""
     full = make_model(num_layers=2)
