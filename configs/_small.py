@@ -16,3 +16,15 @@ def small() -> ml_collections.ConfigDict:
     config.generate.dtype = "float32"
     config.score.dtype = "float32"
     return config
+
+
+def pretraining(settings: str) -> tuple[str, ...]:
+    """Stages that lead from nothing to a full model, trained with these settings."""
+    return (
+        "data",
+        "init",
+        f"train train.method=full train.kl_weight=0.0 {settings}",
+        "export export.model=baselines/full_tuned export.target=full_hf",
+        "convert",
+        "calibrate",
+    )

@@ -4,7 +4,7 @@
 as lines in `.de` and in `.en`.
 """
 
-from configs._small import small
+from configs._small import pretraining, small
 
 
 def get_config():
@@ -40,14 +40,7 @@ def get_config():
     config.score.shots = 0
     config.score.max_new_tokens = 80
     config.experiment.title = "Multi30k, German to English"
-    config.experiment.shared = (
-        "data",
-        "init",
-        "train train.method=full train.epochs=8 train.kl_weight=0.0",
-        "export export.model=baselines/full_tuned export.target=full_hf",
-        "convert",
-        "calibrate",
-    )
+    config.experiment.shared = pretraining("train.epochs=8")
     config.experiment.stages = (
         "prune",
         "train",

@@ -4,7 +4,7 @@
 full model, then for each of three seeds a decoder and the baselines.
 """
 
-from configs._small import small
+from configs._small import pretraining, small
 
 
 def get_config():
@@ -36,14 +36,7 @@ def get_config():
     config.evaluate.batch_size = 250
     config.evaluate.max_new_tokens = 64
     config.experiment.title = "Procedural tasks, full model of 31M parameters"
-    config.experiment.shared = (
-        "data",
-        "init",
-        "train train.method=full train.kl_weight=0.0 train.steps=5000 train.learning_rate=5e-4",
-        "export export.model=baselines/full_tuned export.target=full_hf",
-        "convert",
-        "calibrate",
-    )
+    config.experiment.shared = pretraining("train.steps=5000 train.learning_rate=5e-4")
     config.experiment.seeds = (0, 1, 2)
     config.experiment.systems = ("full", "two_stage", "pruned_tuned", "scratch", "pruned_untrained")
     config.experiment.measures = ("accuracy", "families", "gap", "relative_gain", "positions")

@@ -1,6 +1,6 @@
 """The paper: the full model frozen against both trained together, by pruning ratio."""
 
-from configs.experiments._base import experiment
+from configs.experiments._base import RATIOS, experiment
 
 
 def get_config(base: str = "quickstart"):
@@ -9,11 +9,7 @@ def get_config(base: str = "quickstart"):
         name="freeze",
         title="Frozen full model against joint training",
         x="share of hidden and MLP channels removed",
-        rows=(
-            "0.25: prune.hidden=0.25 prune.intermediate=0.25",
-            "0.45: prune.hidden=0.45 prune.intermediate=0.45",
-            "0.7: prune.hidden=0.7 prune.intermediate=0.7",
-        ),
+        rows=RATIOS,
         stages=(
             "prune",
             "train",

@@ -5,7 +5,7 @@ A run that was stopped goes on where it was. A cell that fails is told and marke
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -13,11 +13,11 @@ from absl import logging
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.table import as_markdown, as_text
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
 from overfill_jax.experiments.lines import lines_of, table_of
 from overfill_jax.experiments.measures import MEASURES, Source, check_measures
+from overfill_jax.experiments.report import as_lines, write
 from overfill_jax.experiments.runs import check_done, link_inputs, run_stages, seconds_of
 
 RECORD = "done.json"
@@ -51,7 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         tell(config, outcomes, folder, workdir)
         left = (time.monotonic() - began) / number * (len(cells) - number)
         logging.info("%d of %d cells, %.0f min left", number, len(cells), left / 60)
-    print((folder / "report.txt").read_text(encoding="utf-8"))
+    print(as_lines(files.read_object(folder / "experiment.json")))
     failed = {cell.title: error for cell, error in outcomes.items() if error}
     if failed:
         first = next(iter(failed.items()))
@@ -78,14 +78,14 @@ def run_cell(cell: Cell, stages: Sequence[str], folder: Path, workdir: Path) -> 
 def tell(
     config: ml_collections.ConfigDict, outcomes: Outcomes, folder: Path, workdir: Path
 ) -> None:
-    """Writes experiment.json, report.md, report.txt and a figure for each measure."""
+    """Draws every measure of the cells that are done, and writes the report."""
     c = config.experiment
-    done = [cell for cell, error in outcomes.items() if not error]
+    sources = {cell: source_of(cell, config, outcomes, folder, workdir) for cell in outcomes}
     failed = [cell.row for cell, error in outcomes.items() if error]
     tables, figures = [], []
     for name in c.measures:
         measure = MEASURES[name]
-        points = {cell: measure.read(source_of(cell, config, folder, workdir)) for cell in done}
+        points = {cell: measure.read(at) for cell, at in sources.items() if not outcomes[cell]}
         lines = lines_of(measure, points)
         draw(measure, c.title, c.x, lines, failed, folder / f"{name}.png")
         figures.append({"file": f"{name}.png", "title": f"{c.title}: {measure.axis}"})
@@ -98,27 +98,25 @@ def tell(
             "seed": cell.seed,
             "status": "failed" if error else "done",
             "error": error,
-            "seconds": seconds_of(folder / "cells" / cell.folder / RECORD),
+            "seconds": seconds_of(sources[cell].cell / RECORD),
             "folder": f"cells/{cell.folder}",
         }
         for cell, error in outcomes.items()
     ]
     found = {"name": c.name, "title": c.title, "x": c.x, "cells": cells}
-    files.write_json(folder / "experiment.json", found | {"figures": figures, "tables": tables})
-    told = [f"- {cell.title}: {error}" for cell, error in outcomes.items() if error]
-    sections = [f"# {c.title}", *(f"![{one['title']}]({one['file']})" for one in figures)]
-    for one in tables:
-        sections += [f"## {one['title']}", as_markdown(one["cells"])]
-    sections += ["## Cells that failed", "\n".join(told)] if told else []
-    files.write_text(folder / "report.md", "\n\n".join(sections) + "\n")
-    shown = [f"{one['title']}\n{as_text(one['cells'])}" for one in tables]
-    files.write_text(folder / "report.txt", "\n\n".join([c.title, *shown, *told]) + "\n")
+    write({**found, "figures": figures, "tables": tables}, folder)
 
 
-def source_of(cell: Cell, config: ml_collections.ConfigDict, folder: Path, workdir: Path) -> Source:
-    """Where the numbers of a cell are."""
+def source_of(
+    cell: Cell,
+    config: ml_collections.ConfigDict,
+    cells: Iterable[Cell],
+    folder: Path,
+    workdir: Path,
+) -> Source:
+    """Where the numbers of one of the cells are."""
     c = config.experiment
-    first = next(one for one in cells_of(config) if one.seed == cell.seed)
+    first = next(one for one in cells if one.seed == cell.seed)
     return Source(
         cell=folder / "cells" / cell.folder,
         first=folder / "cells" / first.folder,

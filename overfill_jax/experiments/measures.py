@@ -11,6 +11,7 @@ import numpy as np
 from overfill_jax import files
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.accuracy import gap_closed, relative_gain
+from overfill_jax.evaluation.plots import RARE
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, SYSTEMS, TWO_STAGE
 from overfill_jax.training.metrics import read_metrics
 
@@ -23,7 +24,6 @@ TRAINED_BY = {
     "scratch": "scratch",
     "full_tuned": "full",
 }
-RARE = 0.05  # answer positions that fewer answers reach mean too little
 
 
 @dataclasses.dataclass(frozen=True)

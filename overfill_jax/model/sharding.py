@@ -27,8 +27,9 @@ def tree_shardings(axes: Params, shapes: Params, mesh: Mesh) -> Params:
         replicated.update(undivided)
         return NamedSharding(mesh, spec)
 
-    is_leaf = lambda node: isinstance(node, PartitionSpec)  # noqa: E731
-    shardings = jax.tree.map(place, axes, shapes, is_leaf=is_leaf)
+    shardings = jax.tree.map(
+        place, axes, shapes, is_leaf=lambda node: isinstance(node, PartitionSpec)
+    )
     if replicated:
         logging.info("replicated, not divisible: %s", ", ".join(sorted(replicated)))
     return shardings

@@ -71,11 +71,12 @@ def make_placement(setup: Setup, mesh: Mesh) -> Placement:
 def abstract_state(setup: Setup) -> TrainState:
     """Shapes and dtypes of a run's state, holding nothing."""
     configs = dict(setup.configs)
-    if setup.low_rank:
-        shapes = functools.partial(abstract_adapters, rank=setup.low_rank.rank)
-    else:
-        shapes = lambda config: abstract(config, "float32").params  # noqa: E731
-    params = {name: shapes(configs[name]) for name in setup.trained}
+    params = {
+        name: abstract_adapters(configs[name], setup.low_rank.rank)
+        if setup.low_rank
+        else abstract(configs[name], "float32").params
+        for name in setup.trained
+    }
     return jax.eval_shape(functools.partial(init_state, setup), params)
 
 
