@@ -215,6 +215,11 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     by_name = {one["name"]: one for one in found[:6]}
     assert by_name["every 1"]["loss"] == pytest.approx(by_name["full model alone"]["loss"])
     assert by_name["none"]["loss"] != by_name["every 1"]["loss"]
+    for one in found[:5]:
+        tokens = [place["tokens"] for place in one["positions"]]
+        losses = [place["loss"] for place in one["positions"]]
+        assert np.average(losses, weights=tokens) == pytest.approx(one["loss"])
+    assert by_name["verified, every 4"]["positions"] == []
     for name in ("every 1", "verified, every 4"):
         assert by_name[name]["as_full"] == 1.0
     assert by_name["verified, every 4"]["acceptance"] < 1 == by_name["every 4"]["acceptance"]

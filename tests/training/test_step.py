@@ -148,6 +148,8 @@ def test_two_stage_training_moves_the_decoder_and_only_it(full, decoder, kl_weig
         state, metrics = train_step(setup, state, frozen, make_rows().batch())
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
+    rows = make_rows()
+    assert metrics["all_tokens"] == rows.prompt_lengths.sum() + rows.answer_lengths.sum()
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
     for old, new in zip(
         jax.tree.leaves(decoder.params), jax.tree.leaves(state.params["decoder"]), strict=True

@@ -1,0 +1,43 @@
+"""The figure says what is missing from it, and stands its points where they belong."""
+
+import pytest
+
+from overfill_jax.experiments import figure
+from overfill_jax.experiments.measures import MEASURES
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would be saved."""
+    found = []
+    monkeypatch.setattr(figure, "save", lambda one, path: found.append(one))
+    return found
+
+
+def lines_by_label(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_rows_that_are_numbers_stand_at_them_and_failed_ones_are_marked(drawn, tmp_path):
+    lines = {"": {"full": {"0.25": [("0.25", 1.0)], "0.7": [("0.7", 0.5)]}}}
+    figure.draw(MEASURES["accuracy"], "Ratio", "ratio", lines, ["0.45"], tmp_path / "a.png")
+    shown = lines_by_label(drawn[0].axes[0])
+    assert list(shown["full"].get_xdata()) == [0.25, 0.7]
+    assert list(shown["a cell failed"].get_xdata()) == [0.45]
+
+
+def test_seeds_are_drawn_as_their_mean_and_reach(drawn, tmp_path):
+    lines = {"": {"B, full": {"x": [("x", 1.0), ("x", 3.0)], "y": [("y", 5.0), ("y", 5.0)]}}}
+    figure.draw(MEASURES["accuracy"], "", "", lines, [], tmp_path / "a.png")
+    (bars,) = drawn[0].axes[0].containers
+    assert list(bars.lines[0].get_ydata()) == [2.0, 5.0]
+    reach = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
+    assert reach == [[1.0, 3.0], [5.0, 5.0]]
+
+
+def test_where_rows_are_no_axis_the_title_counts_what_failed(drawn, tmp_path):
+    lines = {"": {"full": {16: [(16, 1.0)], 4: [(4, 0.5)]}}}
+    measure = MEASURES["refreshed_loss"]
+    figure.draw(measure, "Refresh", "", lines, ["a", "a"], tmp_path / "a.png")
+    assert "2 cells failed" in drawn[0].get_suptitle()
+    assert list(lines_by_label(drawn[0].axes[0])["full"].get_xdata()) == [4, 16]
