@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.harness = _harness()
     config.export = _export()
     config.experiment = _experiment()
+    config.report = _report()
     return config.lock()
 
 
@@ -352,3 +353,10 @@ def _experiment() -> ml_collections.ConfigDict:
     experiment.measures = ("accuracy", "families", "positions")
     experiment.full_tokens = 0  # that the full model was trained on before the experiment
     return experiment
+
+
+def _report() -> ml_collections.ConfigDict:
+    """One page of all that the other stages have found."""
+    report = ml_collections.ConfigDict()
+    report.samples = 3  # questions of every benchmark, with the answers of all systems
+    return report

@@ -58,3 +58,4 @@ run export
 grep --max-count=5 . "$workdir/data/test.jsonl" > "$workdir/questions.jsonl"
 run generate --config.generate.prompts="{workdir}/questions.jsonl"
 run evaluate
+run report

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ml_collections
 
-from overfill_jax import compilation, distributed, files
+from overfill_jax import compilation, distributed, files, record
 from overfill_jax.errors import InputError
 
 # In the order of the data, each the module that owns its `run(config, workdir)`. They are
@@ -29,6 +29,7 @@ STAGES = {
     "harness": "overfill_jax.evaluation.harness",
     "export": "overfill_jax.weights.export",
     "experiment": "overfill_jax.experiments.experiment",
+    "report": "overfill_jax.reporting.report",
 }
 
 # They run in many processes if need be, save and end on SIGTERM, and record their config when they
@@ -95,7 +96,7 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
     with compilation.kept(folder, workdir):
         importlib.import_module(STAGES[stage]).run(config, workdir)
     if stage not in JOBS:
-        files.write_text(workdir / "configs" / f"{stage}.yaml", config.to_yaml())
+        record.write_config(resolved, config)
 
 
 def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:

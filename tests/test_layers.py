@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 ROOMS = (
     ("main", "experiments"),
     ("api", "stages"),
+    ("reporting",),
     ("benchmarking",),
     ("evaluation", "planning"),
     ("inference",),
@@ -23,7 +24,7 @@ ROOMS = (
     ("weights",),
     ("model",),
     ("chips", "compilation", "distributed"),
-    ("errors", "files", "overrides"),
+    ("errors", "files", "overrides", "record"),
 )
 PACKAGE = REPOSITORY / "overfill_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))

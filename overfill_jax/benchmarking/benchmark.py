@@ -24,6 +24,9 @@ from overfill_jax.overrides import with_settings
 
 AS_IT_IS = "as configured"
 
+# Of the subjects that draw one.
+PLOTS = {"inference": "breakdown", "refresh": "refresh", "precision": "precision"}
+
 # A title, the cells of a table, and the same as JSON knows it.
 Measured = tuple[str, list[list[str]], dict]
 
@@ -52,7 +55,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(f"{title}\n{as_text(cells)}", flush=True)
     folder = workdir / "benchmark"
     files.write_json(folder / f"{c.subject}.json", {"title": title, **numbers})
-    files.write_text(folder / f"{c.subject}.md", f"{title}\n\n{as_markdown(cells)}\n")
+    parts = [f"# Benchmark: {c.subject}", title, as_markdown(cells)]
+    if c.subject in PLOTS:
+        parts.append(f"![{c.subject}]({PLOTS[c.subject]}.png)")
+    files.write_text(folder / f"{c.subject}.md", "\n\n".join(parts) + "\n")
 
 
 def machine() -> str:

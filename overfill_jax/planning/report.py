@@ -50,7 +50,8 @@ def text(plan: Plan) -> str:
 def markdown(plan: Plan) -> str:
     """For reading and for keeping."""
     parts = [f"## {title}\n\n{as_markdown(cells)}" for title, cells in _tables(plan)]
-    return "\n\n".join([f"# {_head(plan)}", *parts, *_remarks(plan)]) + "\n"
+    parts += ["![Speed-up over the full model](speed_up.png)", *_remarks(plan)]
+    return "\n\n".join([f"# {_head(plan)}", *parts]) + "\n"
 
 
 def numbers(plan: Plan) -> dict[str, Any]:

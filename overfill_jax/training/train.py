@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from overfill_jax import distributed, files
+from overfill_jax import distributed, record
 from overfill_jax.chips import local_chip
 from overfill_jax.data.batches import Batch
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader, read_ahead
@@ -86,7 +86,7 @@ def train(
         check_same_run(folder / "run.json", settings, checkpoints.latest)
         if distributed.is_main():
             # Not left to the end of the stage, which a run that is killed never sees.
-            files.write_text(workdir / f"configs/train.{c.method}.yaml", config.to_yaml())
+            record.write_config(workdir / f"configs/train.{c.method}.yaml", config)
         state = first_state(checkpoints, setup, placement, models, config.seed)
         logging.info(
             "training %s: %d steps of %d rows, %s parameters", method.name, steps, c.batch_size,

@@ -1,0 +1,1 @@
+"""One page of everything that the stages of a workdir have found."""
