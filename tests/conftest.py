@@ -1,6 +1,7 @@
 """Shapes in signatures are checked while the tests run, and only then."""
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -34,6 +35,11 @@ if _JAXLIB_0_10 and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", COMPILED)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jaxtyping.install_import_hook("overfill_jax", "beartype.beartype")
+
+# Tracing makes millions of objects, and what JAX keeps of them only grows: to look through them
+# all again and again took a twelfth of the time.
+gc.freeze()
+gc.set_threshold(200_000, 50, 100)
 
 REPOSITORY = Path(__file__).parent.parent
 

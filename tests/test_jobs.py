@@ -35,6 +35,7 @@ def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_other_machines_learn_the_same(trained, copy):
     forget(copy)
     alone = finish(copy, Machines(1, 1, (1, 1, 1)))

@@ -198,6 +198,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_into_plain_weights_also_after_an_interruption(copy, caplog):
     config = make_config(copy)
     config.train.lora_rank, config.train.kl_weight = 2, 0.5

@@ -126,6 +126,7 @@ def test_unknown_subjects(config, tmp_path):
         run(config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refresh", ["none", "every"])
 def test_many_requests_against_one_by_one(config, tmp_path, refresh):
     config.benchmark.update(
@@ -198,6 +199,7 @@ def test_the_planner_is_put_to_the_test_where_it_knows_the_chip(config, tmp_path
     assert [one["planned_step"] for one in found] == [None] * 3
 
 
+@pytest.mark.slow
 def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     workdir = shutil.copytree(prepared, tmp_path / "run")
     for name in ("decoder", "other"):
@@ -229,6 +231,7 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_pair_in_integers(prepared, tmp_path):
     workdir = shutil.copytree(prepared, tmp_path / "run")
     shutil.copytree(workdir / "pruned", workdir / "decoder")

@@ -114,6 +114,7 @@ def test_refreshed_answers_are_those_of_single_requests(full, decoder, pairs, na
     assert (engine.tally.kept < engine.tally.drafted) == (name == "verified")
 
 
+@pytest.mark.slow
 def test_a_shallow_decoder_is_refreshed_from_a_cache_of_the_full_models_own(full):
     heads = np.array([[2, 3]])
     inner = np.arange(20)[None]
@@ -127,6 +128,7 @@ def test_a_shallow_decoder_is_refreshed_from_a_cache_of_the_full_models_own(full
         assert [request.answer() for request in found] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refresh", [None, Refresh(4)])
 def test_only_slots_that_may_be_filled_are_read(full, decoder, monkeypatch, refresh):
     monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 8)
@@ -284,6 +286,7 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
     assert compilations - before == dict.fromkeys(functions, 4) | {"write_chunk": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refresh", [None, Refresh(4)])
 def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
     monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 16)

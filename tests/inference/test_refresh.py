@@ -127,6 +127,7 @@ def test_ragged_batch_equals_row_by_row(full, near, prompts):
         assert greedy == alone
 
 
+@pytest.mark.slow
 def test_verified_samples_are_distributed_as_the_full_models():
     """Of two tokens behind one prompt, over many seeds: chi-square against the exact chance."""
     shape = {"vocab_size": 7, "num_layers": 1}

@@ -29,7 +29,7 @@ def model():
 @pytest.fixture(scope="module")
 def samples():
     rng = np.random.default_rng(0)
-    lengths = np.array([9, 4, 7, 1, 12], np.int32)
+    lengths = np.array([12, 4, 4, 1, 12], np.int32)
     tokens = rng.integers(1, CONFIG.vocab_size, (5, 12)).astype(np.int32)
     starts = np.array([0, 2, 3, 0, 11], np.int32)
     return Samples(tokens, lengths, starts, np.zeros(5, np.int32))

@@ -193,6 +193,7 @@ def test_accumulation_does_not_change_the_step(full, decoder):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_remat_does_not_change_the_gradients(full, decoder):
     models, method = {"full": full, "decoder": decoder}, METHODS["pruned"]
     trained, frozen = split(models, method)
