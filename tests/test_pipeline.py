@@ -227,7 +227,9 @@ def test_adapters_are_merged_into_plain_weights_also_after_an_interruption(copy,
     jax.tree.map(np.testing.assert_array_equal, load_model(copy / "decoder"), decoder)
 
 
-@pytest.mark.parametrize("method", ["pruned", "scratch", "full"])
+@pytest.mark.parametrize(
+    "method", ["pruned", *(pytest.param(m, marks=pytest.mark.slow) for m in ("scratch", "full"))]
+)
 def test_baselines_take_the_same_path(copy, method):
     config = make_config(copy)
     config.train.method, config.train.steps, config.train.accumulation = method, 2, 2

@@ -46,9 +46,11 @@ class Draft:
           tokenizer: turns it into text.
 
         Raises:
-          InputError: a stop string is empty, or there is no tokenizer to find it with.
+          InputError: a stop string is empty or no string, or there is no tokenizer to find it with.
         """
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if strangers := [one for one in stop if not isinstance(one, str)]:
+            raise InputError(f"stop: found {strangers[0]!r}, expected strings")
         if "" in stop:
             raise InputError("stop: found an empty string, which would end every answer at once")
         if stop and tokenizer is None:
@@ -105,10 +107,12 @@ class Draft:
         return Answer(self._tokens, self._text, self._reason)
 
     def _cut_at_stop_string(self) -> None:
-        starts = [start for stop in self._stop if (start := self._text.find(stop)) >= 0]
-        if starts:
+        # The one that is complete first, so that it does not matter how much comes at once.
+        places = [(self._text.find(stop), len(stop)) for stop in self._stop]
+        found = [(start + length, start) for start, length in places if start >= 0]
+        if found:
             self._reason = "stop"
-            self._text = self._text[: min(starts)]
+            self._text = self._text[: min(found)[1]]
             while len(self._decode(self._tokens)) > len(self._text):
                 self._tokens.pop()
 

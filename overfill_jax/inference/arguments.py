@@ -100,7 +100,7 @@ def tokens_of(prompt: object) -> list[int]:
     """
     tokens = _array(prompt)
     if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):
-        raise InputError(f"found {_kind(prompt)}, expected text, messages or a row of tokens")
+        raise InputError(f"found {_kind(prompt)}, expected a row of tokens")
     return tokens.tolist()
 
 

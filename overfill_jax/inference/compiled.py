@@ -31,7 +31,7 @@ from overfill_jax.model.handoff import Handoff
 CHUNK = 16
 NO_TOKEN = -1
 
-# How often each of the two functions was compiled: its body runs once per compilation.
+# How often each function was compiled: its body runs once per compilation.
 compilations: collections.Counter[str] = collections.Counter()
 
 
@@ -45,7 +45,7 @@ class Writing:
       token: the newest token of each row, which the writer reads next.
       keys: of each row's draws.
       step: tokens of each answer so far.
-      full: the full model's own cache, where it reads on and the decoder's has not all of it.
+      full: the full model's own cache, where it reads on and the decoder's is another.
     """
 
     cache: ServingCache
@@ -78,8 +78,9 @@ class HandOver:
 
     @property
     def keeps_full(self) -> bool:
-        """Whether the full model needs a cache of its own, as the decoder's has not all of it."""
-        return self.reads_on and self.kept is not None
+        """Whether the full model needs a cache of its own: the decoder's has not all of it, or has
+        it rounded."""
+        return self.reads_on and (self.kept is not None or self.dtype == "int8")
 
 
 @functools.partial(jax.jit, static_argnames=("how", "slots"))

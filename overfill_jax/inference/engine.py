@@ -158,25 +158,19 @@ class Engine:
         """Puts a request at the queue's end; turns of the engine answer it.
 
         Raises:
-          InputError: the prompt is empty, holds a token that the models lack, or is with its answer
-            too long for them or for a slot; an answer too short for the refresh; a stop string that
-            cannot be looked for.
+          InputError: names the request and what is wrong: the prompt is empty, holds a token that
+            the models lack, or is with its answer too long for them or for a slot; an answer too
+            short for the refresh; a stop string that cannot be looked for; no way of sampling.
           QueueFull: too many wait already.
         """
         name = f"request {self._submitted}"
         self._submitted += 1
         self._drop_cancelled()
-        tokens = tokens_of(prompt)
-        if self._refresh is not None:
-            self._refresh.check_answer(max_new_tokens)
-        for model in (self._reader, self._writer):
-            check_prompt(tokens, max_new_tokens, model.config, name)
-        if len(tokens) + max_new_tokens > self._room.length:
-            raise InputError(
-                f"{name}: {len(tokens)} tokens and {max_new_tokens} new ones make "
-                f"{len(tokens) + max_new_tokens}, a slot of the engine holds {self._room.length}"
-            )
-        draft = Draft(max_new_tokens, self._stop_ids.tolist(), stop, self._tokenizer)
+        try:
+            tokens = self._checked(prompt, sampling, max_new_tokens)
+            draft = Draft(max_new_tokens, self._stop_ids.tolist(), stop, self._tokenizer)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         if len(self._queue) >= self._room.queue:
             raise QueueFull(
                 f"{name}: {len(self._queue)} requests wait already, the queue holds "
@@ -185,6 +179,22 @@ class Engine:
         request = Request(name, np.array(tokens, np.int32), sampling, max_new_tokens, draft)
         self._queue.append(request)
         return request
+
+    def _checked(self, prompt: object, sampling: object, max_new_tokens: int) -> list[int]:
+        """The tokens of a prompt that can be answered so."""
+        tokens = tokens_of(prompt)
+        for model in (self._reader, self._writer):
+            check_prompt(tokens, max_new_tokens, model.config, "prompt")
+        if self._refresh is not None:
+            self._refresh.check_answer(max_new_tokens)
+        if not isinstance(sampling, Sampling):
+            raise InputError(f"sampling: found {sampling!r}, expected a Sampling")
+        if len(tokens) + max_new_tokens > self._room.length:
+            raise InputError(
+                f"{len(tokens)} tokens and {max_new_tokens} new ones make "
+                f"{len(tokens) + max_new_tokens}, a slot of the engine holds {self._room.length}"
+            )
+        return tokens
 
     def warm_up(self, show_progress: bool = False) -> None:
         """Compiles whatever requests can take, and runs it once; before the first of them.

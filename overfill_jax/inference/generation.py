@@ -343,11 +343,13 @@ def check_prompt(prompt: Ids, max_new_tokens: int, config: ModelConfig, name: st
 
     Raises:
       InputError: the prompt is empty, holds a token that the model lacks, or leaves no room for
-        `max_new_tokens`; or those are below 1.
+        `max_new_tokens`; or those are no whole number, or below 1.
     """
     tokens = np.asarray(prompt)
     if not tokens.size:
         raise InputError(f"{name}: found no tokens, expected at least one")
+    if not isinstance(max_new_tokens, int | np.integer):
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}, expected at least 1")
     strangers = tokens[(tokens < 0) | (tokens >= config.vocab_size)]

@@ -149,9 +149,8 @@ def write_block(
     writing = dataclasses.replace(writing, cache=dataclasses.replace(writing.cache, lengths=start))
     draft = _draft(writer, writing, ended, limits, stop_ids, entropy, interval, verifies, seen)
     block = jnp.concatenate([writing.token[:, None], draft.tokens], axis=1)
-    # A decoder's cache that is not all of the full model's leaves it one of its own to read on in.
-    handoff = crossing(reader.config, writer.config)
-    before = draft.cache if handoff is None else writing.full
+    # Where the decoder's cache is not just the full model's, this has one of its own to read on in.
+    before = draft.cache if writing.full is None else writing.full
     hidden, read = extend(reader, block, dataclasses.replace(before, lengths=start), seen)
     if verifies:
         keys = _keys_of_places(writing, interval)
@@ -169,7 +168,8 @@ def write_block(
     tokens = jnp.where(places == kept[:, None], token[:, None], tokens)
     tokens = jnp.where(places < new[:, None], tokens, NO_TOKEN)
     cache, full = read, None
-    if handoff is not None:
+    if writing.full is not None:
+        handoff = crossing(reader.config, writer.config)
         cache, full = draft.cache.refreshed(read, handoff, start, interval), read
     cache = dataclasses.replace(cache, lengths=start + new)
     writing = Writing(cache, token, writing.keys, writing.step + new, full)

@@ -78,7 +78,7 @@ class ServingCache:
         return dataclasses.replace(self, key=key, value=value)
 
     def refreshed(
-        self, full: "ServingCache", kept: Handoff, lengths: Int[Array, "B"], count: int
+        self, full: "ServingCache", kept: Handoff | None, lengths: Int[Array, "B"], count: int
     ) -> "ServingCache":
         """The same cache with `count` entries behind `lengths` as the full model's has them."""
         slots = lengths[:, None] + jnp.arange(count)

@@ -40,6 +40,7 @@ def config(tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.slow
 def test_a_step_and_its_variants(config, tmp_path, capsys):
     config.benchmark.variants = ("train.loss_chunk=128 train.remat=none",)
     run(config, tmp_path)

@@ -44,6 +44,13 @@ def test_text_ends_before_the_first_stop_string_wherever_chunks_fall(chunk):
     assert draft.answer() == Answer(list(b"one\ntwo ## three"), "one\ntwo ## three", "stop")
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_of_stop_strings_that_overlap_the_one_that_is_complete_first_counts(chunk):
+    draft = Draft(100, [], ("abcd", "bc", "c"), BYTES)
+    assert "".join(grow(draft, "xyabcdz", chunk)) == "xya"
+    assert draft.answer() == Answer(list(b"xya"), "xya", "stop")
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_what_only_looked_like_a_stop_string_is_released_in_the_end(chunk):
     draft = Draft(len("EN ENTER EN"), [], ("END",), BYTES)

@@ -220,15 +220,19 @@ def test_a_cancelled_answer_frees_its_slot_and_a_queued_one_its_place(full, deco
 @pytest.mark.parametrize(
     ("prompt", "new", "stop", "message"),
     [
-        ([], 4, (), "request 1: found no tokens"),
-        ([1, 41], 4, (), "request 1: found token 41, expected 0 to 40"),
-        (np.array([1.5]), 4, (), "expected text, messages or a row of tokens"),
+        ([], 4, (), "request 1: prompt: found no tokens"),
+        ([1, 41], 4, (), "request 1: prompt: found token 41, expected 0 to 40"),
+        (np.array([1.5]), 4, (), "request 1: found .+, expected a row of tokens"),
+        ("Who?", 4, (), "request 1: found str, expected a row of tokens"),
         ([1] * 41, 24, (), "41 tokens and 24 new ones make 65, a slot of the engine holds 64"),
         ([1] * 100, 29, (), "make 129, the model's limit is 128"),
-        ([1], 0, (), "max_new_tokens is 0"),
-        ([1], 4, "", "stop: found an empty string"),
+        ([1], 0, (), "request 1: max_new_tokens is 0"),
+        ([1], 8.0, (), "request 1: max_new_tokens is 8.0, expected a whole number"),
+        ([1], 4, "", "request 1: stop: found an empty string"),
+        ([1], 4, ("x", 5), "request 1: stop: found 5, expected strings"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_bad_request_is_refused_and_the_others_go_on(
     full, decoder, pairs, prompt, new, stop, message
 ):
@@ -243,6 +247,14 @@ def test_a_bad_request_is_refused_and_the_others_go_on(
     engine.run()
     assert good.answer() == alone(full, decoder, prompt_of(5), WARM, 8, tokenizer=pairs)
     assert fits.answer() == alone(full, decoder, [1] * 40, WARM, 24, tokenizer=pairs)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_way_of_sampling_and_an_answer_that_a_block_reaches_are_asked_for(full, decoder):
+    with pytest.raises(InputError, match="request 0: sampling: found None, expected a Sampling"):
+        make_engine(full, decoder).submit([1], None, 4)
+    with pytest.raises(InputError, match="request 0: refresh: interval is 8, but an answer has"):
+        make_engine(full, decoder, refresh=Refresh(8)).submit([1], GREEDY, 7)
 
 
 def test_settings_that_cannot_work_are_named(full, decoder):

@@ -223,6 +223,7 @@ def shallow(near):
     return cut(near, Kept(np.arange(c.hidden_size), inner, layers, heads[:, :1] // 2, heads))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_a_decoder_with_part_of_the_cache_writes_behind_it(full, shallow, prompts, first_token):
     """By the functions that training uses, token by token."""
@@ -243,7 +244,7 @@ def test_a_decoder_with_part_of_the_cache_writes_behind_it(full, shallow, prompt
 
 
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
-def test_the_full_model_reads_on_in_a_cache_of_its_own(full, shallow, prompts, first_token):
+def test_the_full_model_reads_on_in_a_cache_of_its_own(full, near, shallow, prompts, first_token):
     expected, _ = answers_of(full, full, prompts, None)
     found, generator = answers_of(full, shallow, prompts, LOSSLESS, first=first_token)
     assert found == expected
@@ -251,9 +252,10 @@ def test_the_full_model_reads_on_in_a_cache_of_its_own(full, shallow, prompts, f
     found, _ = answers_of(full, shallow, prompts, Refresh(1), first=first_token)
     assert found == expected
     # Its own cache is never rounded, whatever the decoder's is kept in.
-    rounded = Generator(full, shallow, first_token, (), 0, refresh=LOSSLESS, cache="int8")
-    answers = rounded.generate(prompts, GREEDY, NEW, BATCH)
-    assert [answer.tokens for answer in answers] == expected
+    for writer in (shallow, near):
+        rounded = Generator(full, writer, first_token, (), 0, refresh=LOSSLESS, cache="int8")
+        answers = rounded.generate(prompts, GREEDY, NEW, BATCH)
+        assert [answer.tokens for answer in answers] == expected
 
 
 def test_an_answer_refreshed_in_part_of_the_cache_by_hand(full, shallow, prompts):

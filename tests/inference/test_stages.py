@@ -94,6 +94,7 @@ def test_answers_go_to_a_file(workdir, config, tmp_path, writer):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "prompts.jsonl"]
 
 
+@pytest.mark.slow
 def test_refreshed_answers_of_full_strictness_are_the_full_models(workdir, config, tmp_path):
     config.generate.output = str(tmp_path / "answers.jsonl")
     config.generate.temperature = 0.0

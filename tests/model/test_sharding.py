@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import REPOSITORY, simulated
 
 PROGRAM = """
@@ -18,6 +20,8 @@ from overfill_jax.weights.folders import load_model, save_model
 from pathlib import Path
 from tests.builders import make_rows, make_model
 import sys
+
+import pytest
 
 model = make_model(hidden_size=23)
 mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("fsdp", "tensor"))
@@ -42,6 +46,7 @@ np.testing.assert_allclose(here, there, atol=2e-5)
 """
 
 
+@pytest.mark.slow
 def test_weights_are_split_where_they_divide_and_give_the_same_logits(tmp_path):
     environment = {
         **os.environ,

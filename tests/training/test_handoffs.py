@@ -141,7 +141,7 @@ def test_one_pass_is_all_handoffs_one_by_one(decoder, first_token):
     assert plain["tokens"] == found[0]["tokens"]
 
 
-@pytest.mark.parametrize("first_token", ["full", "decoder"])
+@pytest.mark.parametrize("first_token", ["full", pytest.param("decoder", marks=pytest.mark.slow)])
 def test_one_handoff_is_training_as_ever(first_token):
     decoder = models()["decoder"]
     for batch in (ROWS.batch(), packed()):
