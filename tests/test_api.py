@@ -19,6 +19,7 @@ from configs import default
 from overfill_jax.data import procedural
 from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.model.transformer import hidden_states, unembed
+from overfill_jax.pruning import samples
 from overfill_jax.weights.folders import save_model
 from overfill_jax.weights.hugging_face_export import check_width
 from tests.builders import CONFIG, make_model, texts_of
@@ -248,6 +249,12 @@ def test_text_is_read_as_it_is_needed(full, monkeypatch):
     monkeypatch.setattr(overfill_jax.api, "measure_importance", measure)
     overfill_jax.calibrate(full, lines, batch_size=4)
     assert drawn == list(range(6))
+
+
+def test_streamed_texts_have_no_progress_bar_each(full, monkeypatch):
+    """In a notebook each would be a widget, and one that waits for its batch is shown."""
+    monkeypatch.setattr(samples, "tqdm", lambda *_, **__: pytest.fail("a bar"))
+    assert overfill_jax.calibrate(full, ["Ann has 3.", ""]).provenance["samples"] == 1
 
 
 def test_one_array_of_tokens_is_one_batch(full):

@@ -83,11 +83,16 @@ def read_text(path: Path, tokenizer: Tokenizer) -> Iterator[Row]:
 
 
 def encode_lines(lines: Sequence[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Token rows of the lines that are not blank, each begun as the tokenizer begins a text."""
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    filled = [line.strip() for line in lines if line.strip()]
+    """Token rows of the lines that are not blank."""
+    filled = [line for line in lines if line.strip()]
     for line in tqdm(filled, "tokenising", delay=1):
-        yield np.array(start + tokenizer.encode(line), np.int32)
+        yield encode_line(line, tokenizer)
+
+
+def encode_line(line: str, tokenizer: Tokenizer) -> Int[np.ndarray, "T"]:
+    """Tokens of a line, begun as the tokenizer begins a text."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return np.array(start + tokenizer.encode(line.strip()), np.int32)
 
 
 def from_examples(examples: Iterable[Example]) -> Iterator[Row]:

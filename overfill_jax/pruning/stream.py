@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 from overfill_jax.data.tokenizers import Tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.pruning.importance import CalibrationBatch
-from overfill_jax.pruning.samples import encode_lines
+from overfill_jax.pruning.samples import encode_line
 
 # Batches are padded to multiples of this, so that few shapes are compiled.
 SLOTS = 64
@@ -24,7 +24,7 @@ def text_batches(
       InputError: a sample is no text.
     """
     text = (_as_text(number, line) for number, line in enumerate(text))
-    rows = (row[:length] for line in text for row in encode_lines([line], tokenizer))
+    rows = (encode_line(line, tokenizer)[:length] for line in text if line.strip())
     while chunk := list(itertools.islice(rows, batch_size)):
         slots = -(-max(map(len, chunk)) // SLOTS) * SLOTS
         tokens = np.zeros((batch_size, slots), np.int32)
