@@ -248,6 +248,7 @@ class TwoStage:
         decoder: LanguageModel,
         first_token: str = "full",
         refresh: Refresh | None = None,
+        cache: str = "",
     ):
         """Joins the two.
 
@@ -256,6 +257,8 @@ class TwoStage:
           decoder: writes the answers.
           first_token: who gives the first answer token, as in training.
           refresh: when the full model reads again what the decoder has written; None for never.
+          cache: "int8" for a cache in integers, converted as it is handed over; in `generate`,
+            `stream` and `engine`.
 
         Raises:
           InputError: the decoder cannot read the full model's cache, or was made for another full
@@ -267,6 +270,7 @@ class TwoStage:
         self.full, self.decoder = full, decoder
         self.first_token = first_token
         self.refresh = refresh
+        self.cache = cache
         tokenizer = full.tokenizer
         self._generator = Generator(
             full.model,
@@ -276,6 +280,7 @@ class TwoStage:
             tokenizer.pad_id,
             tokenizer,
             refresh,
+            cache,
         )
 
     def prefill(
@@ -461,7 +466,7 @@ class TwoStage:
             self.first_token,
             tokenizer.stop_ids,
             tokenizer,
-            "",
+            self.cache,
             Room(slots, length, queue, chunk),
             self.refresh,
             prefill_mesh,
@@ -481,7 +486,7 @@ class TwoStage:
         """
         if is_text(prompt):
             return encode_prompt(messages_of(prompt), self.full.tokenizer, self.full.template)
-        return tokens_of(prompt)
+        return tokens_of(prompt, expected="text, messages or a row of tokens")
 
 
 def save(model: LanguageModel, folder: str | Path) -> None:

@@ -92,15 +92,15 @@ def messages_of(prompt: str | Sequence) -> list[dict]:
     return conversations.without_answer(row, "prompt")
 
 
-def tokens_of(prompt: object) -> list[int]:
-    """The ids of a prompt of tokens.
+def tokens_of(prompt: object, expected: str = "a row of tokens") -> list[int]:
+    """The ids of a prompt of tokens; `expected` is what the error asks for.
 
     Raises:
       InputError: it holds anything but whole numbers in a row.
     """
     tokens = _array(prompt)
     if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):
-        raise InputError(f"found {_kind(prompt)}, expected a row of tokens")
+        raise InputError(f"found {_kind(prompt)}, expected {expected}")
     return tokens.tolist()
 
 

@@ -52,7 +52,7 @@ def likelihoods(
     The first token counts as whoever gives it says; no answer is refreshed.
 
     Raises:
-      InputError: as `check_prompt`; the batch holds no row.
+      InputError: as `check_prompt`.
     """
     reader, writer, how = generator.pair
     found = [Likelihood(0.0, True)] * len(prompts)

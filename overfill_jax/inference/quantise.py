@@ -9,19 +9,24 @@ import ml_collections
 from absl import logging
 from jaxtyping import Array
 
-from overfill_jax.errors import InputError
 from overfill_jax.model.quantised import (
     Quantised,
     Scheme,
+    check_runs,
     check_scheme,
-    product,
-    quantise,
     quantise_model,
     restore,
     stored_bytes,
 )
 from overfill_jax.model.transformer import Model, unembedding
-from overfill_jax.weights.folders import OURS, check_target, load_model, load_origin, save_model
+from overfill_jax.weights.folders import (
+    OURS,
+    check_target,
+    fingerprint,
+    load_model,
+    load_origin,
+    save_model,
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -30,31 +35,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     scheme = Scheme(c.bits, c.group)
     source, target = workdir / c.model, workdir / c.target
     check_target(target, OURS, source)
-    check_runs(scheme)
+    check_runs(scheme, config.generate.dtype, "quantise.bits")
     model = load_model(source)
     check_scheme(model.config, scheme)
     quantised = quantise_model(model, scheme)
-    save_model(target, quantised, source, load_origin(source))
+    # What was trained behind the model goes on behind its integers.
+    save_model(target, quantised, source, load_origin(source), fingerprint(model))
     for name, error in errors(model, quantised).items():
         logging.info("%s: %.2f %% off", name, 100 * error)
     before, after = (stored_bytes(one.params) for one in (model, quantised))
     logging.info("saved %s: %.1f MB of weights, of %.1f MB", target, after / 1e6, before / 1e6)
-
-
-def check_runs(scheme: Scheme) -> None:
-    """Refuses what the device here cannot multiply with.
-
-    Raises:
-      InputError: names the device, and what it says.
-    """
-    kernel = quantise(jnp.ones((256, 256)), Scheme(scheme.bits, 0))
-    try:
-        jax.block_until_ready(jax.jit(product)(jnp.ones((1, 256)), kernel))
-    except Exception as error:  # whatever a backend raises
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"quantise.bits: {jax.devices()[0].device_kind} cannot run int{scheme.bits} ({reason})"
-        ) from error
 
 
 def errors(model: Model, quantised: Model) -> dict[str, float]:

@@ -91,7 +91,8 @@ def lay_out(model: Model | ServingModel, mesh: Mesh | None = None) -> ServingMod
         return tree if there else place(tree, mesh)
 
     if isinstance(model, ServingModel):
-        layers = tuple(placed(_in_other_blocks(layer, blocks)) for layer in model.layers)
+        # Of another mesh of the same devices each has other parts.
+        layers = tuple(place(_in_other_blocks(layer, blocks), mesh) for layer in model.layers)
         return dataclasses.replace(place(model, mesh), layers=layers)
     c, params = model.config, model.params
     with jax.set_mesh(mesh) if there else contextlib.nullcontext():

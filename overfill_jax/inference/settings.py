@@ -12,7 +12,8 @@ from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.placement import serving_mesh
 from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import Sampling
-from overfill_jax.weights.folders import check_pair, load_onto
+from overfill_jax.model.quantised import check_runs
+from overfill_jax.weights.folders import check_pair, load_onto, load_scheme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,9 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path, rows: int) 
     refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
     folder = workdir / c.full
     check_pair(folder, workdir / c.decoder, c.first_token)
+    for name in ("full", "decoder"):
+        if scheme := load_scheme(workdir / c[name]):
+            check_runs(scheme, c.dtype, f"generate.{name}")
     mesh = serving_mesh(config.mesh, rows)
     reader = load_onto(mesh, folder, c.dtype)
     writer = reader if c.decoder == c.full else load_onto(mesh, workdir / c.decoder, c.dtype)

@@ -120,6 +120,22 @@ def check_scheme(config: ModelConfig, scheme: Scheme) -> None:
             )
 
 
+def check_runs(scheme: Scheme, dtype: str, name: str) -> None:
+    """Refuses what the device here cannot multiply with; `name` is what the error calls it.
+
+    Raises:
+      InputError: names the device, and what it says.
+    """
+    width = 4 * scheme.group or 256
+    kernel = quantise(jnp.ones((width, 256), dtype), scheme)
+    try:
+        jax.block_until_ready(jax.jit(product)(jnp.ones((1, width), dtype), kernel))
+    except Exception as error:  # whatever a backend raises
+        reason = str(error).splitlines()[0]
+        device = jax.devices()[0].device_kind
+        raise InputError(f"{name}: {device} cannot run int{scheme.bits} ({reason})") from error
+
+
 def _quantise_params(params: Params, scheme: Scheme) -> Params:
     def stacked(kernel, inputs=1):
         flat = kernel.reshape(kernel.shape[0], -1, *kernel.shape[1 + inputs :])

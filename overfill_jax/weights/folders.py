@@ -44,7 +44,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def save_model(
-    folder: Path, model: Model, tokenizer_source: Path | None, origin: Origin | None = None
+    folder: Path,
+    model: Model,
+    tokenizer_source: Path | None,
+    origin: Origin | None = None,
+    known_as: str | None = None,
 ) -> None:
     """Writes a model folder, whole or not at all; called by every process of a job.
 
@@ -53,11 +57,12 @@ def save_model(
       model: what to write; parameters keep their dtype.
       tokenizer_source: the folder or file whose tokenizer goes along.
       origin: what the model came from; None where that is no model of ours.
+      known_as: the fingerprint of the model whose weights these are in integers; None for its own.
 
     Raises:
       InputError: the folder holds something else, or the source; or it cannot be written.
     """
-    config = {**OURS, "model": _fields(model.config), "fingerprint": fingerprint(model)}
+    config = {**OURS, "model": _fields(model.config), "fingerprint": known_as or fingerprint(model)}
     if origin is not None:
         config["origin"] = dataclasses.asdict(origin)
     scheme = scheme_of(model.params)

@@ -14,9 +14,13 @@ from overfill_jax.inference import quantise
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
+from overfill_jax.inference.settings import load_assistant
+from overfill_jax.model import quantised
 from overfill_jax.model.quantised import Quantised, Scheme, quantise_model
 from overfill_jax.weights.folders import (
+    check_pair,
     load_any_model,
+    load_fingerprint,
     load_model,
     load_origin,
     load_scheme,
@@ -88,9 +92,28 @@ def test_a_device_that_cannot_run_it_is_named(workdir, config, monkeypatch):
     def refuse(*_):
         raise NotImplementedError("no such type")
 
-    monkeypatch.setattr(quantise, "product", refuse)
-    with pytest.raises(InputError, match="cpu cannot run int8 \\(no such type\\)"):
+    quantise.run(config, workdir)
+    monkeypatch.setattr(quantised, "product", refuse)
+    with pytest.raises(InputError, match=r"quantise.bits: cpu cannot run int8 \(no such type\)"):
         quantise.run(config, workdir)
+    config.generate.full = config.generate.decoder = "decoder_int8"
+    with pytest.raises(InputError, match=r"generate.full: cpu cannot run int8 \(no such type\)"):
+        load_assistant(config, workdir, rows=1)
+
+
+def test_a_full_model_in_integers_is_still_the_one_that_a_decoder_was_trained_behind(
+    workdir, config
+):
+    save_model(workdir / "full", make_model(0), None)
+    identity = load_fingerprint(workdir / "full")
+    save_model(workdir / "decoder", make_model(1), None, Origin(identity, first_token="full"))
+    config.quantise.model, config.quantise.target = "full", "full_int8"
+    quantise.run(config, workdir)
+    check_pair(workdir / "full_int8", workdir / "decoder", "full")
+    save_model(workdir / "full", make_model(2), None)
+    quantise.run(config, workdir)
+    with pytest.raises(InputError, match="trained behind another full model"):
+        check_pair(workdir / "full_int8", workdir / "decoder", "full")
 
 
 def test_who_needs_the_weights_themselves_is_told(workdir, config):
