@@ -57,9 +57,11 @@ def gather(workdir: Path, samples: int) -> Iterator[Section]:
     documents = [path for pattern in DOCUMENTS for path in sorted(workdir.glob(pattern))]
     for path in documents:
         yield from_document(path, workdir)
-        if path.name == "scores.md" and samples:
-            title = f"Answers: {path.parent.name}"
-            yield answers_section(path.parent, title, samples)
+        # Of an experiment, the first cell's answers stand for all.
+        cells = sorted(path.parent.glob("cells/*/scores/*/scores.md"))[:1]
+        for scores in [path] if path.name == "scores.md" else cells:
+            if samples:
+                yield answers_section(scores.parent, f"Answers: {scores.parent.name}", samples)
     made = (decode_time_section(workdir, own), pruned_section(workdir, own))
     yield from filter(None, made)
     curves = sorted(workdir.glob("metrics/*/curves.png"))

@@ -106,6 +106,18 @@ def test_page_and_document_tell_the_same(workdir):
         assert (workdir / image).is_file(), image
 
 
+def test_of_an_experiment_the_first_cells_answers_are_shown(workdir):
+    experiment = workdir / "experiments" / "sizes"
+    for cell in ("a", "b"):
+        (experiment / "cells" / cell / "scores").mkdir(parents=True)
+    (workdir / "scores" / "gsm8k").rename(experiment / "cells" / "a" / "scores" / "gsm8k")
+    (experiment / "report.md").write_text("# Sizes\n\nAll cells.\n")
+    _, document = made(workdir)
+    titles = re.findall(r"^## (.+)$", document, re.MULTILINE)
+    assert titles[1:3] == ["Sizes", "Answers: gsm8k"]
+    assert "| full | 2 | ✓ |" in document
+
+
 def test_what_models_write_is_text(workdir):
     page, document = made(workdir)
     for piece in NASTY.splitlines():
