@@ -35,7 +35,6 @@ def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-@pytest.mark.long
 def test_other_machines_learn_the_same(trained, copy):
     forget(copy)
     alone = finish(copy, Machines(1, 1, (1, 1, 1)))
@@ -66,6 +65,7 @@ def damage_part_of_one_process(step):
         file.write_bytes(file.read_bytes()[:100])
 
 
+@pytest.mark.ci
 def test_an_interrupted_and_damaged_job_learns_the_same(copy):
     """Killed in a save, told to end, and then what one process has saved is damaged."""
     expected = learnt(copy)
@@ -87,6 +87,7 @@ def test_an_interrupted_and_damaged_job_learns_the_same(copy):
     assert learnt(copy) == expected
 
 
+@pytest.mark.ci
 def test_a_save_that_one_process_cannot_write_ends_all(copy):
     forget(copy)
     for status, text in end(start(copy, TWO_HOSTS, largest_file=20), LIMIT):
@@ -126,6 +127,7 @@ def refused(trained, tmp_path_factory):
     assert "learning_rate: 0.01" in (workdir / "configs/train.two_stage.yaml").read_text()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "messages"),
     [
@@ -149,6 +151,7 @@ def size(tree):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.ci
 def test_the_devices_hold_the_state_once(copy, monkeypatch):
     """Both when a run goes on and at its end, what is read comes beside the full model alone."""
     loads = {}

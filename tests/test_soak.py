@@ -4,7 +4,7 @@ import pytest
 
 from tests.soak import soak
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.usefixtures("unchecked")

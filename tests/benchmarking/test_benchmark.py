@@ -232,7 +232,6 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_the_pair_in_integers(prepared, tmp_path):
     workdir = shutil.copytree(prepared, tmp_path / "run")
     shutil.copytree(workdir / "pruned", workdir / "decoder")

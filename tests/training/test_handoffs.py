@@ -185,7 +185,6 @@ def refreshed_loss(full, decoder, interval):
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_decoder_of_many_handoffs_gains_by_every_refresh():
     """The more often, the lower the loss; a decoder of one handoff an answer only loses by it."""
     full = make_model(num_layers=2)
