@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sets up the environment if needed and runs the tests: all but the slow ones; with --all those,
-# too. Other arguments go to pytest.
+# Sets up the environment if needed and runs the tests: all but the slow and the long ones; with
+# --all those, too. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 if [[ $# == 0 ]]; then
-  set -- -m "not slow"
+  set -- -m "not slow and not long"
 elif [[ "$1" == --all ]]; then
   shift
 fi

@@ -13,7 +13,7 @@ from tests.builders import random_model
 from tests.conftest import REPOSITORY
 from tests.data.conftest import LLAMA3, write_byte_bpe
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROGRAM = """
 import sys

@@ -17,7 +17,7 @@ from overfill_jax.errors import InputError
 from tests.conftest import REPOSITORY, simulated
 from tests.job import EXCEPTION, HEARTBEAT_TIMEOUT, INPUT_ERROR, MEET, TRAIN
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 CONFIG = REPOSITORY / "configs" / "default.py"
 ENVIRONMENT = {

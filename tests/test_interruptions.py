@@ -6,7 +6,7 @@ import pytest
 
 from tests.interruptions import Machines, finish, forget, interrupt
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 STEPS = 40
 MACHINES = Machines(1, 2, (1, 2, 1))

@@ -23,8 +23,6 @@ from tests.interruptions import (
     start,
 )
 
-pytestmark = pytest.mark.slow
-
 STEPS = 40  # of `trained`
 SAVES = "checkpoints/two_stage"
 LIMIT = 150  # seconds from start to end; where processes wait for each other, it is minutes
@@ -35,6 +33,7 @@ def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_other_machines_learn_the_same(trained, copy):
     forget(copy)
     alone = finish(copy, Machines(1, 1, (1, 1, 1)))
@@ -65,7 +64,7 @@ def damage_part_of_one_process(step):
         file.write_bytes(file.read_bytes()[:100])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_an_interrupted_and_damaged_job_learns_the_same(copy):
     """Killed in a save, told to end, and then what one process has saved is damaged."""
     expected = learnt(copy)
@@ -87,7 +86,7 @@ def test_an_interrupted_and_damaged_job_learns_the_same(copy):
     assert learnt(copy) == expected
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_save_that_one_process_cannot_write_ends_all(copy):
     forget(copy)
     for status, text in end(start(copy, TWO_HOSTS, largest_file=20), LIMIT):
@@ -127,7 +126,7 @@ def refused(trained, tmp_path_factory):
     assert "learning_rate: 0.01" in (workdir / "configs/train.two_stage.yaml").read_text()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "messages"),
     [
@@ -151,7 +150,7 @@ def size(tree):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_devices_hold_the_state_once(copy, monkeypatch):
     """Both when a run goes on and at its end, what is read comes beside the full model alone."""
     loads = {}

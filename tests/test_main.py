@@ -51,6 +51,7 @@ def test_one_line_and_exit_status_2(tmp_path, arguments, message):
     assert not rest
 
 
+@pytest.mark.slow
 def test_plan_has_short_flags(tmp_path):
     at = ["--config=configs/llama3_2_3b.py:aligned", f"--workdir={tmp_path}"]
     asked = ["--chip=v5p", "--topology", "2x2x4", "--chips=4", "--batch=2", "--prompt=96"]

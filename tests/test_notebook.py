@@ -121,7 +121,6 @@ def test_what_is_missing_is_installed(there, commands, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

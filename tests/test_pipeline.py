@@ -123,7 +123,7 @@ def test_answers_evaluation_and_export(trained):
     jax.tree.map(np.testing.assert_array_equal, exported.params, decoder.params)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
     config = make_config(copy)
     config.prune.kv_heads, config.prune.depth = 0.5, 0.5
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_adapters_are_merged_into_plain_weights_also_after_an_interruption(copy, caplog):
     config = make_config(copy)
     config.train.lora_rank, config.train.kl_weight = 2, 0.5
@@ -227,8 +227,9 @@ def test_adapters_are_merged_into_plain_weights_also_after_an_interruption(copy,
     jax.tree.map(np.testing.assert_array_equal, load_model(copy / "decoder"), decoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "method", ["pruned", *(pytest.param(m, marks=pytest.mark.slow) for m in ("scratch", "full"))]
+    "method", ["pruned", *(pytest.param(m, marks=pytest.mark.long) for m in ("scratch", "full"))]
 )
 def test_baselines_take_the_same_path(copy, method):
     config = make_config(copy)
@@ -261,7 +262,7 @@ def test_trained_decoders_name_their_full_model(copy):
         run_stage("evaluate", config, copy)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_new_cut_leaves_what_was_trained_on_the_last_one_out(copy, caplog):
     config = make_config(copy)
     config.train.method, config.train.steps = "pruned", 2
@@ -294,7 +295,7 @@ def test_a_stage_brings_back_what_a_killed_run_moved_aside(copy):
     assert (copy / "full").is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_joint_training_saves_both_models(copy):
     config = make_config(copy)
     config.train.freeze, config.train.steps = "none", 2
@@ -312,6 +313,7 @@ def test_joint_training_saves_both_models(copy):
         )
 
 
+@pytest.mark.slow
 def test_pruning_again_needs_no_new_pass_and_takes_given_indices(copy):
     config = make_config(copy)
     config.prune.hidden = 20

@@ -4,7 +4,7 @@ import pytest
 
 from tests.soak import soak
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -40,7 +40,7 @@ def config(tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_and_its_variants(config, tmp_path, capsys):
     config.benchmark.variants = ("train.loss_chunk=128 train.remat=none",)
     run(config, tmp_path)
@@ -97,6 +97,7 @@ def test_variants_that_are_not_understood(config, settings, message):
         with_settings(config, settings.split(), "benchmark.variants")
 
 
+@pytest.mark.slow
 def test_loading_counts_tokens_and_not_padding(prepared, tmp_path):
     """On a workdir of which it reads the tokenizer and the rows."""
     workdir = tmp_path / "run"
@@ -127,7 +128,7 @@ def test_unknown_subjects(config, tmp_path):
         run(config, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("refresh", ["none", "every"])
 def test_many_requests_against_one_by_one(config, tmp_path, refresh):
     config.benchmark.update(
@@ -148,6 +149,7 @@ def test_many_requests_against_one_by_one(config, tmp_path, refresh):
         run(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     config.benchmark.update(
         subject="inference", batches=(1, 2), prompts=(16,), answers=(4, 20), repeats=1
@@ -177,7 +179,7 @@ def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     assert "over full" in (tmp_path / "benchmark/inference.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_planner_is_put_to_the_test_where_it_knows_the_chip(config, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "local_chip", lambda: find_chip("h200"))
     config.benchmark.update(
@@ -200,7 +202,7 @@ def test_the_planner_is_put_to_the_test_where_it_knows_the_chip(config, tmp_path
     assert [one["planned_step"] for one in found] == [None] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     workdir = shutil.copytree(prepared, tmp_path / "run")
     for name in ("decoder", "other"):
@@ -231,7 +233,7 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
     assert (workdir / "benchmark/refresh.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_pair_in_integers(prepared, tmp_path):
     workdir = shutil.copytree(prepared, tmp_path / "run")
     shutil.copytree(workdir / "pruned", workdir / "decoder")

@@ -38,6 +38,7 @@ def logits_by_hand(full: Model, decoder: Model, example: Example, first_token: s
     return logits - logits.mean(axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_every_answer_token_but_the_first_counts(first_token):
     full, decoder = random_model(0, num_layers=1), random_model(1, num_layers=1, hidden_size=14)

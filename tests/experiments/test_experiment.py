@@ -84,6 +84,7 @@ def test_a_figure_stands_for_every_measure(workdir):
     assert report.count("- 99, ") == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice(workdir, monkeypatch):
     asked = []
 

@@ -76,6 +76,7 @@ def test_answers_are_those_of_single_requests(full, decoder, pairs, first_token)
     assert np.asarray(engine._writing.cache.lengths).max() < ROOM.length
 
 
+@pytest.mark.slow
 def test_one_model_and_integers_in_the_cache(full):
     asked = list(requests_of(4))
     for cache in ("", "int8"):
@@ -114,7 +115,7 @@ def test_refreshed_answers_are_those_of_single_requests(full, decoder, pairs, na
     assert (engine.tally.kept < engine.tally.drafted) == (name == "verified")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_shallow_decoder_is_refreshed_from_a_cache_of_the_full_models_own(full):
     heads = np.array([[2, 3]])
     inner = np.arange(20)[None]
@@ -128,7 +129,7 @@ def test_a_shallow_decoder_is_refreshed_from_a_cache_of_the_full_models_own(full
         assert [request.answer() for request in found] == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("refresh", [None, Refresh(4)])
 def test_only_slots_that_may_be_filled_are_read(full, decoder, monkeypatch, refresh):
     monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 8)
@@ -286,6 +287,7 @@ def test_a_long_prompt_does_not_stop_the_answers(full, decoder):
     assert running[0].written == before + CHUNK  # nobody waits any more
 
 
+@pytest.mark.slow
 def test_compilations_are_bounded_by_the_buckets(full, decoder):
     room = dataclasses.replace(ROOM, slots=2, length=90, queue=200, chunk=20)
     engine = make_engine(full, decoder, room=room)
@@ -298,7 +300,7 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
     assert compilations - before == dict.fromkeys(functions, 4) | {"write_chunk": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("refresh", [None, Refresh(4)])
 def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
     monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 16)
@@ -367,7 +369,7 @@ for writer, first_token, meshes in (
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_answers_on_one_mesh_and_on_two_equal_those_of_one_device():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

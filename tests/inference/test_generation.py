@@ -249,7 +249,7 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
     assert _compiled() - real == 2 * (len(buckets) + 2)  # what is counted is what happens
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("refresh", [None, Refresh(4, strictness=1.0)])
 def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
     monkeypatch.setattr(generation, "FIRST_ANSWER_SLOTS", 20)  # so that caches grow

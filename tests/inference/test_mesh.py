@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, simulated
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 MODELS = """
 import dataclasses

@@ -43,7 +43,7 @@ def workdir(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 8)])
 def test_a_folder_with_integers_gives_what_was_quantised(workdir, config, bits, group, caplog):
     config.quantise.bits, config.quantise.group = bits, group
@@ -116,6 +116,7 @@ def test_a_full_model_in_integers_is_still_the_one_that_a_decoder_was_trained_be
         check_pair(workdir / "full_int8", workdir / "decoder", "full")
 
 
+@pytest.mark.slow
 def test_who_needs_the_weights_themselves_is_told(workdir, config):
     quantise.run(config, workdir)
     with pytest.raises(InputError, match="decoder_int8: holds quantised weights"):

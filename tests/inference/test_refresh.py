@@ -127,7 +127,7 @@ def test_ragged_batch_equals_row_by_row(full, near, prompts):
         assert greedy == alone
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_verified_samples_are_distributed_as_the_full_models():
     """Of two tokens behind one prompt, over many seeds: chi-square against the exact chance."""
     shape = {"vocab_size": 7, "num_layers": 1}
@@ -175,6 +175,7 @@ def chance_of_second_and_third(full, prompt, sampling):
     return np.einsum("a,ab,abc->bc", first, second, third)
 
 
+@pytest.mark.slow
 def test_a_row_that_has_ended_writes_within_its_slots(full, near, prompts, monkeypatch):
     """However far it got before the others, which take blocks to their own ends."""
     lengths = []
@@ -223,7 +224,7 @@ def shallow(near):
     return cut(near, Kept(np.arange(c.hidden_size), inner, layers, heads[:, :1] // 2, heads))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_a_decoder_with_part_of_the_cache_writes_behind_it(full, shallow, prompts, first_token):
     """By the functions that training uses, token by token."""
@@ -243,6 +244,7 @@ def test_a_decoder_with_part_of_the_cache_writes_behind_it(full, shallow, prompt
             logits = logits[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_the_full_model_reads_on_in_a_cache_of_its_own(full, near, shallow, prompts, first_token):
     expected, _ = answers_of(full, full, prompts, None)

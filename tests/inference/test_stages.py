@@ -94,7 +94,7 @@ def test_answers_go_to_a_file(workdir, config, tmp_path, writer):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "prompts.jsonl"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_refreshed_answers_of_full_strictness_are_the_full_models(workdir, config, tmp_path):
     config.generate.output = str(tmp_path / "answers.jsonl")
     config.generate.temperature = 0.0
@@ -195,6 +195,7 @@ def talk(workdir, config, monkeypatch, capsys, *lines):
     return [turn.removesuffix("\n") for turn in turns]
 
 
+@pytest.mark.slow
 def test_a_chat_goes_on_from_the_whole_conversation(workdir, config, monkeypatch, capsys):
     config.generate.system = "Be brief."
     turns = talk(workdir, config, monkeypatch, capsys, "a cat", "", "hat?", "/reset", "a cat")

@@ -160,7 +160,7 @@ def hidden_after_prompt(model, remat):
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_runs_the_kernel_in_both_stages(tpu, remat):
     outcomes = {}
     for name in ("splash", "xla"):

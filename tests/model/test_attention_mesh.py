@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, simulated
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SIMULATED = """
 import functools

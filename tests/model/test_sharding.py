@@ -46,7 +46,7 @@ np.testing.assert_allclose(here, there, atol=2e-5)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_are_split_where_they_divide_and_give_the_same_logits(tmp_path):
     environment = {
         **os.environ,

@@ -129,6 +129,7 @@ def assert_equal(found, expected):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max() + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "first_token"), [("narrow", "full"), ("shallow", "decoder")])
 def test_one_pass_is_all_handoffs_one_by_one(decoder, first_token):
     decoder = shallow() if decoder == "shallow" else models()["decoder"]
@@ -141,7 +142,7 @@ def test_one_pass_is_all_handoffs_one_by_one(decoder, first_token):
     assert plain["tokens"] == found[0]["tokens"]
 
 
-@pytest.mark.parametrize("first_token", ["full", pytest.param("decoder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first_token", ["full", pytest.param("decoder", marks=pytest.mark.long)])
 def test_one_handoff_is_training_as_ever(first_token):
     decoder = models()["decoder"]
     for batch in (ROWS.batch(), packed()):
@@ -184,7 +185,7 @@ def refreshed_loss(full, decoder, interval):
     return -np.mean(likelihoods, where=np.arange(slots) < KNOWN.answer_lengths[:, None])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_decoder_of_many_handoffs_gains_by_every_refresh():
     """The more often, the lower the loss; a decoder of one handoff an answer only loses by it."""
     full = make_model(num_layers=2)

@@ -77,6 +77,7 @@ def test_a_kernel_is_its_own_and_the_product(models, adapters):
         np.testing.assert_allclose(found[part][name]["kernel"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["two_stage", "pruned"])
 def test_training_begins_at_the_pruned_model(models, method):
     setup, weights = make_setup(models, method), weights_of(models)

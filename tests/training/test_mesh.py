@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, simulated
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 PROGRAM = r"""
 import dataclasses

@@ -52,6 +52,7 @@ def test_every_answer_sees_its_own_prompt_and_past_alone(roles, first_token):
         np.testing.assert_allclose(results[1][example], alone, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("roles", "trained", "first_token"),
     [

@@ -38,6 +38,7 @@ def train(folder, profiler):
     watch.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "expected"), [(3, [3, 4]), (STEPS, [STEPS]), (0, [])])
 def test_the_trace_is_of_the_steps_asked_for(tmp_path, start, expected):
     train(tmp_path, Profiler(tmp_path / "profile", start, 2))

@@ -82,6 +82,7 @@ def by_hand(full_model, pieces):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_a_model_alone_scores_as_in_one_uncached_pass(full, first_token):
     rows = make_rows(rows=3)
@@ -168,6 +169,7 @@ def test_the_full_model_receives_no_gradient(full, decoder):
     assert sizes <= {x.shape for x in jax.tree.leaves(decoder.params)}
 
 
+@pytest.mark.slow
 def test_joint_training_moves_both(full, decoder):
     models = {"full": full, "decoder": decoder}
     setup = make_setup(models, JOINT)
@@ -193,7 +195,7 @@ def test_accumulation_does_not_change_the_step(full, decoder):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_remat_does_not_change_the_gradients(full, decoder):
     models, method = {"full": full, "decoder": decoder}, METHODS["pruned"]
     trained, frozen = split(models, method)
