@@ -59,30 +59,35 @@ class System:
 
     Attributes:
       reader, writer: loaded on the same chips.
-      refresh: answer tokens from one refresh to the next, 0 for none. The reader reads them in one
-        pass and replaces their cache entries by its own; a policy that decides by entropy costs as
-        much as one with its mean distance.
+      refresh: answer tokens from one refresh to the next, 0 for none. The writer drafts all but
+        the last of them, the reader reads them in one pass, replaces their cache entries by its own
+        and gives the last; a policy that decides by entropy costs as much as one with its mean
+        distance.
     """
 
     reader: Loaded
     writer: Loaded
     refresh: int
 
+    @property
+    def shares(self) -> bool:
+        """Whether one cache is both models'; the reader else refreshes from one of its own."""
+        return self.reader.cached == self.writer.cached
+
     def times(self, machine: Machine, batch: int, prompt: Number, answer: Number) -> Times:
         """Seconds of an answer; of many at once where lengths are arrays."""
         seconds = functools.partial(pass_seconds, machine=machine, batch=batch)
         # A token's time grows linearly with its context: the mean context has the mean time.
         step = self.step(machine, batch, prompt + answer / 2)
-        blocks = np.maximum(answer - 2, 0) // self.refresh if self.refresh else 0
-        # Both models read the one cache that the answer is written to.
-        sharing = dataclasses.replace(self.reader, cached=self.writer.cached)
-        middle = prompt + self.refresh * (blocks + 1) / 2
+        # The last block is drafted to its end, though the answer may end before.
+        blocks = -(-(answer - 1) // self.refresh) if self.refresh else 0
+        drafted = blocks * (self.refresh - 1) if self.refresh else answer - 1
+        block, middle = max(self.refresh, 1), prompt + self.refresh * (blocks + 1) / 2
         return Times(
             prefill=seconds(self.reader, tokens=prompt, context=prompt, answers=True),
             handoff=self._handoff(machine, batch * prompt),
-            decode=(answer - 1) * step,
-            refresh=blocks
-            * seconds(sharing, tokens=max(self.refresh, 1), context=middle, answers=False),
+            decode=drafted * step,
+            refresh=blocks * seconds(self.reader, tokens=block, context=middle, answers=True),
         )
 
     def step(self, machine: Machine, batch: int, context: Number) -> Number:
@@ -91,7 +96,7 @@ class System:
 
     def _handoff(self, machine: Machine, tokens: Number) -> Number:
         """Seconds in which the prompt's cache is read and written; none where it stays as it is."""
-        if self.reader.cached == self.writer.cached:
+        if self.shares:
             return 0.0 * tokens
         moved = tokens * (self.reader.cached + self.writer.cached)
         return moved / (machine.chip.bandwidth * machine.reached.cache)
@@ -163,12 +168,14 @@ class InferencePlan:
         full, decoder = system.reader, system.writer
         # An MLP's input and output, and between them gate, up and their product.
         widest = 2 * full.part.hidden_size + 3 * full.part.intermediate_size
-        handed = full.cached if full.cached != decoder.cached else 0.0
-        reading = max(BYTES["bfloat16"] * widest, handed)
+        handed = 0.0 if system.shares else full.cached
+        kept = handed if system.refresh else 0.0
+        reading = max(BYTES["bfloat16"] * widest, handed - kept)
+        tokens = request.batch * (request.prompt + request.answer)
         return {
             "full weights": full.stored,
             "decoder weights": decoder.stored,
-            "cache": request.batch * (request.prompt + request.answer) * decoder.cached,
+            "cache": tokens * (decoder.cached + kept),
             "while reading": request.batch * request.prompt * reading,
         }
 

@@ -92,7 +92,9 @@ def load(config: ModelConfig, weights: str, cache: str, chips: int) -> Loaded:
     packed = part.num_layers * sum(packed_bytes(*matrix, weights) for matrix in matrices)
     layers = packed + BYTES["bfloat16"] * added
     table = packed_bytes(part.hidden_size, part.vocab_size, weights)
-    looked_up = 0.0 if part.tied_embeddings else BYTES["bfloat16"] * by_name["embed"]
+    # One table does both only where both are in bfloat16.
+    one = part.tied_embeddings and weights == "bfloat16"
+    looked_up = 0.0 if one else BYTES["bfloat16"] * by_name["embed"]
     head = part.head_dim * BYTES[cache] + (0 if cache == "bfloat16" else SCALE)
     return Loaded(
         part=part,

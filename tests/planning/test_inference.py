@@ -31,20 +31,30 @@ def planned(name: str = "llama3_2_3b", chip: str = "h200", decoder=None, **chang
 
 def test_steps_add_up_to_the_answer():
     """The mean context stands for all of them, one by one; one refresh after another."""
-    plan = planned(batch=4, prompt=300, answer=50, refresh=16, cache="int8")
+    plan = planned(batch=4, prompt=300, answer=49)
     system, machine = plan.systems[TWO_STAGE], plan.machine
-    steps = [system.step(machine, 4, 300 + step) for step in range(1, 50)]
+    steps = [system.step(machine, 4, 300 + step) for step in range(1, 49)]
     assert plan.times[TWO_STAGE].decode == pytest.approx(sum(steps))
-    narrow = dataclasses.replace(system.reader, cached=system.writer.cached)
-    reads = [pass_seconds(narrow, machine, 4, 16, 300 + at, False) for at in (16, 32, 48)]
+    plan = planned(batch=4, prompt=300, answer=49, refresh=16)
+    drafts = [system.step(machine, 4, 300 + 49 / 2)] * 3 * 15
+    assert plan.times[TWO_STAGE].decode == pytest.approx(sum(drafts))
+    reads = [pass_seconds(system.reader, machine, 4, 16, 300 + at, True) for at in (16, 32, 48)]
     assert plan.times[TWO_STAGE].refresh == pytest.approx(sum(reads))
 
 
-def test_refreshes_are_those_that_a_later_token_sees():
+def test_every_block_is_drafted_and_read_to_its_end():
     plan = planned(prompt=100, answer=64, refresh=16)
     times = plan.systems[TWO_STAGE].times(plan.machine, 1, 100, np.array([2, 17, 18, 33, 34]))
-    assert (times.refresh[:2] == 0).all()
-    assert 0 < times.refresh[2] == times.refresh[3] < times.refresh[4]
+    assert 0 < times.refresh[0] == times.refresh[1] < times.refresh[2] == times.refresh[3]
+    assert times.refresh[3] < times.refresh[4]
+
+
+@pytest.mark.parametrize("cache", ["bfloat16", "int8"])
+def test_a_block_of_one_token_is_the_full_model(cache):
+    plan = planned(refresh=1, cache=cache)
+    one, full = plan.times[TWO_STAGE], plan.times[FULL]
+    assert one.decode == 0
+    assert one.refresh == pytest.approx(full.decode)
 
 
 def test_a_decoder_like_the_full_model_gains_nothing():
@@ -123,10 +133,11 @@ def test_lengths_where_it_pays_are_the_first_and_the_last():
 
 
 def test_refreshing_too_often_does_not_pay():
-    gains = [planned(refresh=refresh).speed_up(512, 1024, FULL) for refresh in (1, 8, 64, 0)]
+    gains = [planned(refresh=refresh).speed_up(512, 1024, FULL) for refresh in (1, 2, 8, 64, 0)]
     assert gains == sorted(gains)
-    assert gains[0] < 1 < gains[1]
-    assert planned(refresh=1).shortest_answer() is None
+    assert gains[0] == pytest.approx(1)
+    assert gains[1] > 1.1
+    assert planned(refresh=1).longest_prompt(1.01) is None
 
 
 def test_memory_by_hand():
@@ -136,6 +147,10 @@ def test_memory_by_hand():
         2 * (2 * 3072 + 3 * 4096), 2 * 28 * 4 * 2 * 128
     )
     assert memory["full weights"] == pytest.approx(3.213e9, rel=1e-3)
+    refreshed = planned(batch=4, prompt=1000, answer=24, cache="int8", chips=2, refresh=8).memory()
+    own = 4 * 1024 * 2 * 28 * 4 * 2 * 128  # of the full model, which reads on in it
+    assert refreshed["cache"] == memory["cache"] + own
+    assert refreshed["while reading"] == 4 * 1000 * 2 * (2 * 3072 + 3 * 4096)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from overfill_jax.chips import CHIPS
 from overfill_jax.model import flops
+from overfill_jax.model.quantised import Scheme, quantise_model, stored_bytes
 from overfill_jax.model.size import decode_bytes, parameters
+from overfill_jax.model.transformer import Model
 from overfill_jax.planning.efficiency import REACHED
 from overfill_jax.planning.passes import Machine, load, packed_bytes, pass_seconds
 from overfill_jax.planning.workload import read_shape
-from tests.builders import CONFIG
+from tests.builders import CONFIG, make_model
 from tests.conftest import REPOSITORY
 
 
@@ -95,6 +98,14 @@ def test_norms_and_the_embedding_stay_wide():
     assert narrow.layers == norms + halved
     embedding = 2 * config.vocab_size * config.hidden_size
     assert narrow.stored == narrow.layers + narrow.table + embedding
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_stored_is_what_quantised_models_store(tied):
+    model = make_model(tied_embeddings=tied, dtype="bfloat16")
+    model = Model(model.config, jax.tree.map(lambda x: x.astype("bfloat16"), model.params))
+    found = load(model.config, "int8", "bfloat16", 1).stored
+    assert found == stored_bytes(quantise_model(model, Scheme(8, 0)).params)
 
 
 def test_an_int8_cache_has_a_scale_for_every_head():
