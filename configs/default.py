@@ -84,6 +84,7 @@ def _benchmark() -> ml_collections.ConfigDict:
     benchmark.requests = 32  # to the "engine", with up to so many tokens as above
     benchmark.transformers = True  # where it is installed: the same weights and prompts with it
     benchmark.intervals = (1, 2, 4, 8, 16)  # answer tokens from one refresh to the next
+    benchmark.entropies = (2.0, 0.3)  # nats above which a block ends, of at most the longest
     benchmark.decoders = ("decoder",)  # folders of the workdir; precision takes the first
     benchmark.groups = (0, 128)  # input channels that share a scale; 0: all of them
     benchmark.variants = ()  # settings to try one by one, such as "train.remat=none"

@@ -3,7 +3,7 @@
 import dataclasses
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -27,8 +27,8 @@ AS_IT_IS = "as configured"
 # Of the subjects that draw one.
 PLOTS = {"inference": "breakdown", "refresh": "refresh", "precision": "precision"}
 
-# A title, the cells of a table, and the same as JSON knows it.
-Measured = tuple[str, list[list[str]], dict]
+# A title, the cells of a table, and the same as JSON knows it: of all that is measured so far.
+Measured = Iterator[tuple[str, list[list[str]], dict]]
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -50,15 +50,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise InputError("benchmark.decoders: found none, expected folders of the workdir")
     if c.steps < 0:
         raise InputError(f"benchmark.steps: found {c.steps}, expected at least 0")
-    title, cells, numbers = SUBJECTS[c.subject](config, workdir)
-    title = f"{title}; {machine()}"
+    for title, cells, numbers in SUBJECTS[c.subject](config, workdir):
+        title = f"{title}; {machine()}"
+        folder = workdir / "benchmark"
+        files.write_json(folder / f"{c.subject}.json", {"title": title, **numbers})
+        parts = [f"# Benchmark: {c.subject}", title, as_markdown(cells)]
+        if c.subject in PLOTS:
+            parts.append(f"![{c.subject}]({PLOTS[c.subject]}.png)")
+        files.write_text(folder / f"{c.subject}.md", "\n\n".join(parts) + "\n")
     print(f"{title}\n{as_text(cells)}", flush=True)
-    folder = workdir / "benchmark"
-    files.write_json(folder / f"{c.subject}.json", {"title": title, **numbers})
-    parts = [f"# Benchmark: {c.subject}", title, as_markdown(cells)]
-    if c.subject in PLOTS:
-        parts.append(f"![{c.subject}]({PLOTS[c.subject]}.png)")
-    files.write_text(folder / f"{c.subject}.md", "\n\n".join(parts) + "\n")
 
 
 def machine() -> str:
@@ -91,7 +91,7 @@ def train_steps(config: ml_collections.ConfigDict, _: Path) -> Measured:
         f"Train step of {config.plan.model}, {train.batch_size} rows of {train.sequence_length} "
         f"slots, {train.dtype}, remat {train.remat}, loss_chunk {train.loss_chunk}"
     )
-    return title, step_cells(found), {"variants": [dataclasses.asdict(one) for one in found]}
+    yield title, step_cells(found), {"variants": [dataclasses.asdict(one) for one in found]}
 
 
 def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
@@ -120,27 +120,28 @@ def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         for one in found
     ]
     numbers = [dataclasses.asdict(one) | {"rate": one.rate} for one in found]
-    return title, [header, *cells], {"variants": numbers}
+    yield title, [header, *cells], {"variants": numbers}
 
 
 def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     """Answers of all systems at every size; plots beside the table."""
-    found, bandwidth = time_answers(config)
-    plot_breakdown(found, workdir / "benchmark" / "breakdown.png")
-    title = (
-        f"Answers of {config.plan.model}, {config.generate.dtype}, memory of "
-        f"{bandwidth / 1e9:.0f} GB/s"
-    )
-    numbers = [
-        dataclasses.asdict(one) | {"step": one.step, "reached": one.reached} for one in found
-    ]
-    return title, answer_cells(found), {"bandwidth": bandwidth, "answers": numbers}
+    for found, bandwidth in time_answers(config):
+        plot_breakdown(found, workdir / "benchmark" / "breakdown.png")
+        title = (
+            f"Answers of {config.plan.model}, {config.generate.dtype}, memory of "
+            f"{bandwidth / 1e9:.0f} GB/s"
+        )
+        numbers = [
+            dataclasses.asdict(one) | {"step": one.step, "reached": one.reached} for one in found
+        ]
+        yield title, answer_cells(found), {"bandwidth": bandwidth, "answers": numbers}
 
 
 def answer_cells(found: list[Answered]) -> list[list[str]]:
     """A row for every system and size, set against the full model at that size."""
     header = ["system", "batch", "in", "out", "first token", "ms/token", "tokens/s", "over full"]
-    header += ["MB/token", "of the memory", "planned first", "planned ms/token", "compiled"]
+    header += ["MB/token", "of the memory", "handoff", "prefill MFU", "peak memory"]
+    header += ["planned first", "planned ms/token", "compiled"]
     full = {(a.batch, a.prompt, a.answer): a.total for a in found if a.system == FULL}
     rows = []
     for one in found:
@@ -150,6 +151,9 @@ def answer_cells(found: list[Answered]) -> list[list[str]]:
         row += [f"{full[size] / one.total:.2f} x" if size in full else ""]
         row += ["" if one.bytes is None else f"{one.bytes / 1e6:,.0f}"]
         row += ["" if one.reached is None else f"{one.reached:.0%}"]
+        row += ["" if one.handoff is None else f"{1e3 * one.handoff:.2f} ms"]
+        row += ["" if one.mfu is None else f"{one.mfu:.0%}"]
+        row += ["" if one.peak is None else gib(one.peak)]
         row += ["" if one.planned_first is None else f"{1e3 * one.planned_first:.1f} ms"]
         row += ["" if one.planned_step is None else f"{1e3 * one.planned_step:.2f}"]
         rows.append([*row, f"{one.compile_seconds:.0f} s"])
@@ -170,6 +174,7 @@ def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         "as full",
         "stands",
         "speed-up, bytes",
+        "speed-up, time",
         "seconds",
     ]
     cells = [
@@ -181,11 +186,12 @@ def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
             f"{one.as_full:.1%}",
             "" if one.acceptance is None else f"{one.acceptance:.1%}",
             f"{one.speed_up:.2f} x",
+            f"{one.time_speed_up:.2f} x",
             f"{one.seconds:.2f}",
         ]
         for one in found
     ]
-    return title, [header, *cells], {"policies": [dataclasses.asdict(one) for one in found]}
+    yield title, [header, *cells], {"policies": [dataclasses.asdict(one) for one in found]}
 
 
 def precision(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
@@ -211,7 +217,7 @@ def precision(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         ]
         for one in found
     ]
-    return title, [header, *cells], {"pairs": [dataclasses.asdict(one) for one in found]}
+    yield title, [header, *cells], {"pairs": [dataclasses.asdict(one) for one in found]}
 
 
 def engine(config: ml_collections.ConfigDict, _: Path) -> Measured:
@@ -236,7 +242,7 @@ def engine(config: ml_collections.ConfigDict, _: Path) -> Measured:
         for one in found
     ]
     numbers = [dataclasses.asdict(one) | {"gain": one.gain} for one in found]
-    return title, [header, *cells], {"served": numbers}
+    yield title, [header, *cells], {"served": numbers}
 
 
 def step_cells(found: list[StepTime]) -> list[list[str]]:

@@ -15,7 +15,13 @@ import numpy as np
 from absl import logging
 
 from overfill_jax.benchmarking.inference import answer_all
-from overfill_jax.benchmarking.systems import FULL, TWO_STAGE, make_pair, make_writer
+from overfill_jax.benchmarking.systems import (
+    FULL,
+    TWO_STAGE,
+    check_interval,
+    make_pair,
+    make_writer,
+)
 from overfill_jax.errors import InputError
 from overfill_jax.inference.engine import Engine, Room
 from overfill_jax.inference.generation import Generator
@@ -67,6 +73,12 @@ def time_serving(config: ml_collections.ConfigDict) -> list[Served]:
             f"benchmark.requests: found {c.requests}, benchmark.repeats: {c.repeats}, expected at "
             "least 1"
         )
+    if max(c.prompts) + max(c.answers) > config.engine.length:
+        raise InputError(
+            f"engine.length: found {config.engine.length}, but prompts of {max(c.prompts)} tokens "
+            f"and answers of {max(c.answers)} are to be timed; expected room for both"
+        )
+    check_interval(config, -(-min(c.answers) // 2))
     full, decoder = make_pair(config)
     writer = make_writer(config, decoder)
     found = []

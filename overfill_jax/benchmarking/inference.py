@@ -7,7 +7,7 @@ their full length. All systems answer in turn, so that what a machine does besid
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,14 @@ from absl import logging
 
 from overfill_jax.benchmarking import transformers_generate
 from overfill_jax.benchmarking.planned import planned
-from overfill_jax.benchmarking.systems import Systems, make_pair, make_systems
+from overfill_jax.benchmarking.systems import Systems, check_interval, make_pair, make_systems
 from overfill_jax.chips import local_chip
 from overfill_jax.errors import InputError
 from overfill_jax.inference.compiled import CHUNK
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import GREEDY
+from overfill_jax.inference.serving_cache import empty_cache
+from overfill_jax.model import flops
 from overfill_jax.model.config import ModelConfig
 
 BANDWIDTH_BYTES = 2**28  # read to measure the bandwidth where the chip is not known
@@ -40,6 +42,10 @@ class Answered:
       compile_seconds: of the first answer, beyond what a later one takes.
       bytes: that a step reads on average, weights and filled cache of all rows.
       floor: seconds that reading them takes at `bandwidth`.
+      handoff: seconds in which the prompts' cache crosses, measured alone; None where one model
+        does both.
+      peak: most bytes of the device so far; None where it does not tell.
+      mfu: share of the chip's peak at which the prompts were read; None where it is not known.
       planned_first, planned_step: seconds that the planner says, where it knows the machine.
     """
 
@@ -52,6 +58,9 @@ class Answered:
     compile_seconds: float
     bytes: float | None
     floor: float | None
+    handoff: float | None = None
+    peak: int | None = None
+    mfu: float | None = None
     planned_first: float | None = None
     planned_step: float | None = None
 
@@ -66,14 +75,18 @@ class Answered:
         return self.floor and self.floor / self.step
 
 
-def time_answers(config: ml_collections.ConfigDict) -> tuple[list[Answered], float]:
-    """Every batch, prompt and answer of the config with every system; and the bandwidth."""
+def time_answers(config: ml_collections.ConfigDict) -> Iterator[tuple[list[Answered], float]]:
+    """Every batch, prompt and answer of the config with every system; and the bandwidth.
+
+    Yields all that is known after each size, so that a run that is stopped has told what it found.
+    """
     c = config.benchmark
     for name in ("batches", "prompts", "answers"):
         if not c[name] or min(c[name]) < (2 if name == "answers" else 1):
             raise InputError(f"benchmark.{name}: found {tuple(c[name])}, expected positive numbers")
     if c.repeats < 1:
         raise InputError(f"benchmark.repeats: found {c.repeats}, expected at least 1")
+    check_interval(config, min(c.answers))
     full, decoder = make_pair(config)
     systems = make_systems(config, full, decoder)
     if max(c.prompts) + max(c.answers) > systems.longest:
@@ -88,7 +101,7 @@ def time_answers(config: ml_collections.ConfigDict) -> tuple[list[Answered], flo
         for prompt in c.prompts:
             for answer in c.answers:
                 found += time_size(systems, others, (batch, prompt, answer), c.repeats, bandwidth)
-    return with_plan(config, found, full.config, decoder.config), bandwidth
+                yield with_plan(config, found, full.config, decoder.config), bandwidth
 
 
 def with_plan(
@@ -145,8 +158,8 @@ def time_size(
                 continue
             try:
                 times.setdefault(name, []).append(answer_once())
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 times[name] = None
                 logging.warning("%s: out of memory at %s", name, size)
@@ -157,24 +170,49 @@ def time_size(
             continue
         (first, *_), later = all_times, all_times[1:]
         total = statistics.median(one[1] for one in later)
-        read = None
-        if name in systems.weights:
-            context = prompt + answer / 2
-            read = systems.weights[name] + batch * context * systems.cached[name]
-        found.append(
-            Answered(
-                system=name,
-                batch=batch,
-                prompt=prompt,
-                answer=answer,
-                first=statistics.median(one[0] for one in later),
-                total=total,
-                compile_seconds=first[1] - total,
-                bytes=read,
-                floor=read and read / bandwidth,
-            )
+        one = Answered(
+            system=name,
+            batch=batch,
+            prompt=prompt,
+            answer=answer,
+            first=statistics.median(one[0] for one in later),
+            total=total,
+            compile_seconds=first[1] - total,
+            bytes=None,
+            floor=None,
         )
+        if name in systems.weights:
+            one = with_counts(one, systems, bandwidth, repeats)
+        found.append(one)
     return found
+
+
+def with_counts(one: Answered, systems: Systems, bandwidth: float, repeats: int) -> Answered:
+    """The same with bytes and FLOPs that its shapes imply, the handoff and the memory."""
+    generator = systems.generators[one.system]
+    reader, writer, how = generator.pair
+    context = one.prompt + one.answer / 2
+    read = systems.weights[one.system] + one.batch * context * systems.cached[one.system]
+    chip, tokens = local_chip(), one.batch * one.prompt
+    pairs = tokens * (one.prompt + 1) // 2
+    shape = reader.config
+    work = flops.products(shape, tokens) + flops.attention(shape, pairs)
+    work += flops.logits(shape, one.batch)
+    handoff = None
+    if writer is not reader:
+        cache = empty_cache(shape, one.batch, one.prompt, shape.dtype)
+        cross = jax.jit(lambda cache: cache.crossing(how.kept).astype(how.dtype))
+        times = [_seconds(lambda: jax.block_until_ready(cross(cache))) for _ in range(repeats + 1)]
+        handoff = statistics.median(times[1:])
+    stats = jax.devices()[0].memory_stats() or {}
+    return dataclasses.replace(
+        one,
+        bytes=read,
+        floor=read / bandwidth,
+        handoff=handoff,
+        peak=stats.get("peak_bytes_in_use"),
+        mfu=chip and work / one.first / chip.flops,
+    )
 
 
 def answer_all(

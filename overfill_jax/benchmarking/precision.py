@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from overfill_jax.benchmarking.logits_error import logits_errors
-from overfill_jax.benchmarking.systems import cache_bytes, read_bytes
+from overfill_jax.benchmarking.systems import cached_bytes, read_bytes
 from overfill_jax.benchmarking.task_answers import accuracy_of, agreement, answers_of
 from overfill_jax.evaluation.plots import finish, save
 from overfill_jax.evaluation.systems import FULL
@@ -104,7 +104,7 @@ def measure(
         as_exact=agreement(answers, exact_answers),
         median_error=float(np.median(errors)),
         worst_error=float(errors.max()),
-        bytes=float(read_bytes(writer) + context * cache_bytes(writer.config, cache)),
+        bytes=float(read_bytes(writer) + context * cached_bytes(writer.config, cache)),
         seconds=seconds,
     )
 

@@ -122,7 +122,7 @@ def time_decoder(
                 accuracy=accuracy_of(answers, task),
                 as_full=agreement(answers, alone),
                 acceptance=tally.kept / tally.drafted if tally.drafted else None,
-                speed_up=implied_speed_up(tally, share) if refresh else 1 / share,
+                speed_up=implied_speed_up(answers, tally, share) if refresh else 1 / share,
                 seconds=taken,
                 time_speed_up=seconds / taken,
             )
@@ -132,28 +132,31 @@ def time_decoder(
 
 def policies(config: ml_collections.ConfigDict) -> list[tuple[str, Refresh | None]]:
     """No refresh, every so many tokens, where unsure, and the same intervals verified."""
-    intervals = config.benchmark.intervals
-    c = config.generate
+    c = config.benchmark
+    intervals = c.intervals
     every = [(f"every {interval}", Refresh(interval)) for interval in sorted(intervals)[::-1]]
     longest = max(intervals)
-    entropy = (
-        f"entropy {c.refresh_entropy:g}, every {longest}",
-        Refresh(longest, c.refresh_entropy),
-    )
+    unsure = [
+        (f"entropy {entropy:g}, every {longest}", Refresh(longest, float(entropy)))
+        for entropy in sorted(c.entropies)[::-1]
+    ]
     lossless = [
         (f"verified, every {interval}", Refresh(interval, math.inf, 1.0))
         for interval in sorted(intervals)[::-1]
         if interval > 1  # one token is the full model's own
     ]
-    return [("none", None), *every, entropy, *lossless]
+    return [("none", None), *every, *unsure, *lossless]
 
 
-def implied_speed_up(tally: Tally, share: float) -> float:
+def implied_speed_up(answers: Sequence[Answer], tally: Tally, share: float) -> float:
     """Over the full model, if time were the bytes of weights that are read.
 
-    A block reads the decoder once for every token that it drafts, and the full model once.
+    The full model alone is read once for every token of the answers, stop tokens included, but the
+    first, which prefill gives. A block reads the decoder once for every token that it drafts, and
+    the full model once.
     """
-    return (tally.kept + tally.blocks) / (tally.blocks + share * tally.drafted)
+    tokens = sum(len(one.tokens) + (one.reason == "stop") - 1 for one in answers)
+    return tokens / (tally.blocks + share * tally.drafted)
 
 
 def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) -> AnswerLoss:

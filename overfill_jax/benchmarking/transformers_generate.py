@@ -17,7 +17,10 @@ Answer = Callable[[Sequence[Sequence[int]], int], tuple[float, float]]
 
 
 def load(full: Model) -> dict[str, Answer]:
-    """The full model in transformers, by the way that it runs; nothing where that is missing."""
+    """The full model in transformers, by the way that it runs; nothing where that is missing.
+
+    An answer for which the device has no room raises MemoryError.
+    """
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         logging.info("transformers: not installed, left out")
         return {}
@@ -45,7 +48,10 @@ def load(full: Model) -> dict[str, Answer]:
             found.cpu()
             return time.perf_counter() - start
 
-        return seconds(1), seconds(tokens)
+        try:
+            return seconds(1), seconds(tokens)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
 
     def compiled(prompts, tokens):
         return answer(prompts, tokens, cache_implementation="static")
