@@ -223,7 +223,7 @@ def prefill_share(source: Source) -> list[Point]:
 
 MEASURES = {
     "accuracy": Measure("exact-match accuracy", accuracy),
-    "families": Measure("exact-match accuracy", families),
+    "families": Measure("exact-match accuracy, by task", families),
     "loss": Measure("answer loss (nats per token)", loss, logarithmic=True),
     "positions": Measure(
         "loss (nats per token)", positions, "place in the answer (token)", False, True, False
