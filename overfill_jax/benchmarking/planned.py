@@ -34,6 +34,7 @@ def planned(
         asked.cache = c.cache or "bfloat16"
         asked.refresh = c.refresh_interval if c.refresh == "every" else 0
         asked.chips = 1
-        times = inference.plan_inference(asked, full, decoder, chip).times
+        group = config.quantise.group
+        times = inference.plan_inference(asked, full, decoder, chip, group).times
         found |= {(name, size): times[of_plan] for name, of_plan in NAMES.items()}
     return found

@@ -16,10 +16,13 @@ import numpy as np
 from overfill_jax.chips import Chip
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.quantised import Scheme, check_scheme
 from overfill_jax.planning.efficiency import REACHED
 from overfill_jax.planning.passes import BYTES, Loaded, Machine, Number, load, pass_seconds
 
-WEIGHTS, CACHE = ("bfloat16", "int8", "int4"), ("bfloat16", "int8")
+# Bits that weights are quantised to, by what they are stored in; 0 for those that are not.
+BITS = {"bfloat16": 0, "int8": 8, "int4": 4}
+CACHE = ("bfloat16", "int8")
 # The names of the systems, everywhere.
 FULL, TWO_STAGE, ALONE = "full alone", "two-stage", "decoder alone"
 
@@ -59,10 +62,10 @@ class System:
 
     Attributes:
       reader, writer: loaded on the same chips.
-      refresh: answer tokens from one refresh to the next, 0 for none. The writer drafts all but
-        the last of them, the reader reads them in one pass, replaces their cache entries by its own
-        and gives the last; a policy that decides by entropy costs as much as one with its mean
-        distance.
+      refresh: R, answer tokens from one refresh to the next, 0 for none. The writer drafts R - 1,
+        the reader reads the block in one pass and gives the next token; the last block is not cut
+        short (inference/refresh.py). Every draft stands: a policy that decides by entropy costs as
+        much as one with its mean distance.
     """
 
     reader: Loaded
@@ -70,24 +73,25 @@ class System:
     refresh: int
 
     @property
-    def shares(self) -> bool:
-        """Whether one cache is both models'; the reader else refreshes from one of its own."""
+    def shares_cache(self) -> bool:
+        """Whether the writer goes on in the reader's cache, all of it and as it is stored."""
         return self.reader.cached == self.writer.cached
 
     def times(self, machine: Machine, batch: int, prompt: Number, answer: Number) -> Times:
         """Seconds of an answer; of many at once where lengths are arrays."""
         seconds = functools.partial(pass_seconds, machine=machine, batch=batch)
-        # A token's time grows linearly with its context: the mean context has the mean time.
-        step = self.step(machine, batch, prompt + answer / 2)
-        # The last block is drafted to its end, though the answer may end before.
-        blocks = -(-(answer - 1) // self.refresh) if self.refresh else 0
-        drafted = blocks * (self.refresh - 1) if self.refresh else answer - 1
-        block, middle = max(self.refresh, 1), prompt + self.refresh * (blocks + 1) / 2
+        # Never read again, an answer is one block, of which the reader has given the first token.
+        interval = self.refresh or answer
+        blocks = -(-(answer - 1) // interval)
+        # A pass's time grows linearly with its context: the mean context has the mean time.
+        drafting, reading = (prompt + interval * n / 2 for n in (blocks, blocks + 1))
+        again = seconds(self.reader, tokens=interval, context=reading, answers=True)
+        again = again + self._handoff(machine, batch * interval)
         return Times(
             prefill=seconds(self.reader, tokens=prompt, context=prompt, answers=True),
             handoff=self._handoff(machine, batch * prompt),
-            decode=drafted * step,
-            refresh=blocks * seconds(self.reader, tokens=block, context=middle, answers=True),
+            decode=blocks * (interval - 1) * self.step(machine, batch, drafting),
+            refresh=blocks * again if self.refresh else 0.0,
         )
 
     def step(self, machine: Machine, batch: int, context: Number) -> Number:
@@ -95,8 +99,8 @@ class System:
         return pass_seconds(self.writer, machine, batch, 1, context, answers=True)
 
     def _handoff(self, machine: Machine, tokens: Number) -> Number:
-        """Seconds in which the prompt's cache is read and written; none where it stays as it is."""
-        if self.shares:
+        """Seconds in which their cache is read and written; none where both read the one cache."""
+        if self.shares_cache:
             return 0.0 * tokens
         moved = tokens * (self.reader.cached + self.writer.cached)
         return moved / (machine.chip.bandwidth * machine.reached.cache)
@@ -147,13 +151,18 @@ class InferencePlan:
         full, decoder = (self.systems[name].writer for name in (FULL, TWO_STAGE))
         return (full.layers + full.table) / (decoder.layers + decoder.table)
 
+    @property
+    def least(self) -> int:
+        """Tokens of the shortest answer that is written: none is shorter than a block."""
+        return max(2, self.systems[TWO_STAGE].refresh)
+
     def shortest_answer(self) -> int | None:
         """Tokens from which on every answer to the prompt is faster two-stage; None if none is."""
-        answers = np.arange(2, self.longest - self.request.prompt + 1)
+        answers = np.arange(self.least, self.longest - self.request.prompt + 1)
         pays = self.speed_up(self.request.prompt, answers, FULL) > 1
         slower = np.flatnonzero(~pays)
         if not slower.size:
-            return 2
+            return self.least
         return int(answers[slower[-1] + 1]) if pays[-1] else None
 
     def longest_prompt(self, speed_up: float) -> int | None:
@@ -168,30 +177,38 @@ class InferencePlan:
         full, decoder = system.reader, system.writer
         # An MLP's input and output, and between them gate, up and their product.
         widest = 2 * full.part.hidden_size + 3 * full.part.intermediate_size
-        handed = 0.0 if system.shares else full.cached
-        kept = handed if system.refresh else 0.0
-        reading = max(BYTES["bfloat16"] * widest, handed - kept)
-        tokens = request.batch * (request.prompt + request.answer)
+        tokens = request.prompt + request.answer
+        # The reader gives its cache up at the handoff, or keeps it to read the answer in.
+        own = 0.0 if system.shares_cache else full.cached
+        kept, handed = (own, 0.0) if system.refresh else (0.0, own)
+        reading = max(BYTES["bfloat16"] * widest, handed)
         return {
             "full weights": full.stored,
             "decoder weights": decoder.stored,
-            "cache": tokens * (decoder.cached + kept),
+            "cache": request.batch * tokens * decoder.cached,
+            "full model's own cache": request.batch * tokens * kept,
             "while reading": request.batch * request.prompt * reading,
         }
 
 
 def plan_inference(
-    plan: ml_collections.ConfigDict, full: ModelConfig, decoder: ModelConfig, chip: Chip
+    plan: ml_collections.ConfigDict,
+    full: ModelConfig,
+    decoder: ModelConfig,
+    chip: Chip,
+    group: int = 0,
 ) -> InferencePlan:
-    """What the config asks for, with these two shapes.
+    """What the config asks for, with these two shapes; `group` is that of `quantise`.
 
     Raises:
       InputError: names the key that is at fault.
     """
     _check(plan, full)
+    if bits := BITS[plan.weights]:
+        check_scheme(decoder, Scheme(bits, group))
     machine = Machine(chip, plan.chips, REACHED[chip.name])
     reader = load(full, "bfloat16", "bfloat16", plan.chips)
-    writer = load(decoder, plan.weights, plan.cache, plan.chips)
+    writer = load(decoder, plan.weights, plan.cache, plan.chips, group)
     return InferencePlan(
         machine=machine,
         request=Request(plan.batch, plan.prompt, plan.answer),
@@ -225,7 +242,7 @@ def _check(plan: ml_collections.ConfigDict, full: ModelConfig) -> None:
             f"plan.chips: found {plan.chips}, expected a divisor of the model's "
             f"{full.num_kv_heads} kv heads"
         )
-    _check_known("plan.weights", plan.weights, WEIGHTS)
+    _check_known("plan.weights", plan.weights, BITS)
     _check_known("plan.cache", plan.cache, CACHE)
 
 

@@ -21,9 +21,9 @@ def speed_up_plot(plan: InferencePlan, path: Path) -> None:
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
     for prompt, colour in PROMPTS.items():
-        if (room := min(LONGEST, plan.longest - prompt)) < 2:
+        if (room := min(LONGEST, plan.longest - prompt)) < plan.least:
             continue
-        answers = np.unique(np.geomspace(2, room, 200).astype(int))
+        answers = np.unique(np.geomspace(plan.least, room, 200).astype(int))
         gains = plan.speed_up(prompt, answers, FULL)
         axes.plot(answers, gains, color=colour, lw=1.8, label=f"prompt of {prompt:,}")
     request = plan.request

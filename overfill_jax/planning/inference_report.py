@@ -119,7 +119,7 @@ def _breakdown(plan: InferencePlan) -> Table:
     prompt, batch = plan.request.prompt, plan.request.batch
     rows = [["answer", "system", "seconds", "prefill", "handoff", "decode", "refresh"]]
     for answer in ANSWERS:
-        if prompt + answer > plan.longest:
+        if not plan.least <= answer <= plan.longest - prompt:
             continue
         for name, system in plan.systems.items():
             times = system.times(plan.machine, batch, prompt, answer)

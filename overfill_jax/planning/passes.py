@@ -19,11 +19,11 @@ from overfill_jax.planning.efficiency import PERFECT, Efficiency
 # Lengths may be arrays: whole curves are reckoned at once.
 Number = float | int | np.ndarray | np.generic
 
-# Bytes of a number. Norms, biases, and an embedding that is no unembedding, stay in bfloat16.
+# Bytes of a number. Norms, biases, and an embedding that tokens are looked up in, stay in bfloat16.
 BYTES = {"bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
-# Smaller numbers than bfloat16 share scales of SCALE bytes: all weights of an output channel in
-# int8, every GROUP of them in int4; in the cache every key and value of a head.
-SCALE, GROUP = 2, 128
+# Smaller numbers than bfloat16 share scales of SCALE bytes: the weights of an output channel, all
+# of them or each group; in the cache every key and value of a head.
+SCALE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Loaded:
     whole: tuple[str, ...]
 
 
-def load(config: ModelConfig, weights: str, cache: str, chips: int) -> Loaded:
-    """A model on so many chips, which divide its kv heads."""
+def load(config: ModelConfig, weights: str, cache: str, chips: int, group: int = 0) -> Loaded:
+    """A model on so many chips, which divide its kv heads; `group` as of `quantised.Scheme`."""
     part, whole = _divided(config, chips)
     by_name = parameters_by_part(part)
     query, pair = part.num_heads * part.head_dim, 2 * part.num_kv_heads * part.head_dim
@@ -89,12 +89,12 @@ def load(config: ModelConfig, weights: str, cache: str, chips: int) -> Loaded:
     )
     multiplied = part.num_layers * sum(inputs * outputs for inputs, outputs in matrices)
     added = by_name["attention"] + by_name["mlp"] + by_name["norms"] - multiplied
-    packed = part.num_layers * sum(packed_bytes(*matrix, weights) for matrix in matrices)
+    packed = part.num_layers * sum(packed_bytes(*matrix, weights, group) for matrix in matrices)
     layers = packed + BYTES["bfloat16"] * added
-    table = packed_bytes(part.hidden_size, part.vocab_size, weights)
-    # One table does both only where both are in bfloat16.
-    one = part.tied_embeddings and weights == "bfloat16"
-    looked_up = 0.0 if one else BYTES["bfloat16"] * by_name["embed"]
+    table = packed_bytes(part.hidden_size, part.vocab_size, weights, group)
+    # Integers only unembed: a tied embedding stays as it is beside them.
+    one_table = part.tied_embeddings and weights == "bfloat16"
+    looked_up = 0.0 if one_table else BYTES["bfloat16"] * by_name["embed"]
     head = part.head_dim * BYTES[cache] + (0 if cache == "bfloat16" else SCALE)
     return Loaded(
         part=part,
@@ -112,10 +112,10 @@ def load(config: ModelConfig, weights: str, cache: str, chips: int) -> Loaded:
     )
 
 
-def packed_bytes(inputs: int, outputs: int, weights: str) -> float:
-    """Of a matrix, its scales included."""
-    groups = {"bfloat16": 0, "int8": 1, "int4": math.ceil(inputs / GROUP)}[weights]
-    return outputs * (inputs * BYTES[weights] + groups * SCALE)
+def packed_bytes(inputs: int, outputs: int, weights: str, group: int) -> float:
+    """Of a matrix, its scales included: one for so many inputs of an output, 0 for all of them."""
+    scales = 0 if weights == "bfloat16" else math.ceil(inputs / (group or inputs))
+    return outputs * (inputs * BYTES[weights] + scales * SCALE)
 
 
 def _divided(config: ModelConfig, chips: int) -> tuple[ModelConfig, tuple[str, ...]]:

@@ -51,5 +51,5 @@ def make_plan(config: ml_collections.ConfigDict) -> report.Plan:
         duration=duration,
         run=run_duration(work, duration, config.train.steps, c.tokens, config.train.epochs),
         compiled=compile_step(work, chip, c.topology) if c.compile else None,
-        inference=plan_inference(c, work.full, work.decoder, chip),
+        inference=plan_inference(c, work.full, work.decoder, chip, config.quantise.group),
     )

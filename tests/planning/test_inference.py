@@ -10,6 +10,7 @@ import pytest
 from configs import default
 from overfill_jax.chips import CHIPS
 from overfill_jax.errors import InputError
+from overfill_jax.model.handoff import Handoff
 from overfill_jax.planning.inference import ALONE, FULL, TWO_STAGE, plan_inference
 from overfill_jax.planning.passes import pass_seconds
 from tests.builders import CONFIG
@@ -30,31 +31,72 @@ def planned(name: str = "llama3_2_3b", chip: str = "h200", decoder=None, **chang
 
 
 def test_steps_add_up_to_the_answer():
-    """The mean context stands for all of them, one by one; one refresh after another."""
-    plan = planned(batch=4, prompt=300, answer=49)
+    """The mean context stands for all of them, one by one."""
+    plan = planned(batch=4, prompt=300, answer=50, cache="int8")
     system, machine = plan.systems[TWO_STAGE], plan.machine
-    steps = [system.step(machine, 4, 300 + step) for step in range(1, 49)]
+    steps = [system.step(machine, 4, 300 + step) for step in range(1, 50)]
     assert plan.times[TWO_STAGE].decode == pytest.approx(sum(steps))
-    plan = planned(batch=4, prompt=300, answer=49, refresh=16)
-    drafts = [system.step(machine, 4, 300 + 49 / 2)] * 3 * 15
+    assert plan.times[TWO_STAGE].refresh == 0
+
+
+def test_blocks_add_up_to_the_answer():
+    """As `write_block` is called: 3 drafts and a pass over 4 tokens, until 50 are there."""
+    plan = planned(batch=4, prompt=300, answer=50, refresh=4)
+    system, machine = plan.systems[TWO_STAGE], plan.machine
+    drafts, reads, written = [], [], 1
+    while written < 50:
+        drafts += [system.step(machine, 4, 300 + written + place) for place in range(3)]
+        reads.append(pass_seconds(system.reader, machine, 4, 4, 300 + written + 3, True))
+        written += 4
+    assert len(reads) == 13
     assert plan.times[TWO_STAGE].decode == pytest.approx(sum(drafts))
-    reads = [pass_seconds(system.reader, machine, 4, 16, 300 + at, True) for at in (16, 32, 48)]
     assert plan.times[TWO_STAGE].refresh == pytest.approx(sum(reads))
 
 
-def test_every_block_is_drafted_and_read_to_its_end():
+FEWER_HEADS = dataclasses.replace(
+    SHAPES["llama3_2_3b"],
+    num_heads=6,
+    num_kv_heads=2,
+    handoff=Handoff(tuple(range(28)), ((0, 1),) * 28),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cached"),
+    [({"decoder": FEWER_HEADS}, 2 * 28 * 2 * 2 * 128), ({"cache": "int8"}, 2 * 28 * 8 * 130)],
+)
+def test_a_reader_whose_cache_does_not_cross_as_it_is_reads_on_in_its_own(changes, cached):
+    own = 2 * 28 * 8 * 2 * 128
+    plan, shared = (planned(batch=4, answer=512, refresh=8, **other) for other in (changes, {}))
+    machine, memory = plan.machine, plan.memory()
+    assert memory["cache"] == 4 * 1024 * cached
+    assert memory["full model's own cache"] == 4 * 1024 * own
+    assert shared.memory()["full model's own cache"] == 0
+    # Every block's entries cross, too.
+    blocks, crossing = 64, 4 * 8 * (own + cached) / (4.8e12 * machine.reached.cache)
+    refresh = [each.times[TWO_STAGE].refresh for each in (plan, shared)]
+    assert refresh[0] == pytest.approx(refresh[1] + blocks * crossing)
+    without = planned(batch=4, answer=512, **changes).memory()
+    assert without["full model's own cache"] == 0
+
+
+def test_a_block_is_read_whole_however_little_of_it_is_left():
     plan = planned(prompt=100, answer=64, refresh=16)
-    times = plan.systems[TWO_STAGE].times(plan.machine, 1, 100, np.array([2, 17, 18, 33, 34]))
-    assert 0 < times.refresh[0] == times.refresh[1] < times.refresh[2] == times.refresh[3]
-    assert times.refresh[3] < times.refresh[4]
+    answers = np.array([2, 17, 18, 33, 34])
+    times = plan.systems[TWO_STAGE].times(plan.machine, 1, 100, answers)
+    for part in (times.decode, times.refresh):
+        assert 0 < part[0] == part[1] < part[2] == part[3] < part[4]
 
 
-@pytest.mark.parametrize("cache", ["bfloat16", "int8"])
-def test_a_block_of_one_token_is_the_full_model(cache):
-    plan = planned(refresh=1, cache=cache)
-    one, full = plan.times[TWO_STAGE], plan.times[FULL]
-    assert one.decode == 0
-    assert one.refresh == pytest.approx(full.decode)
+def test_groups_are_those_that_the_decoder_is_quantised_in():
+    plan, shapes = section(prompt=64, answer=32, weights="int8"), (CONFIG, CONFIG)
+    plans = [plan_inference(plan, *shapes, CHIPS["v5e"], group) for group in (0, 8)]
+    stored = [each.memory()["decoder weights"] for each in plans]
+    assert stored[0] < stored[1]
+    with pytest.raises(InputError, match=r"quantise.group: found 16.* divisor of hidden_size, 24"):
+        plan_inference(plan, *shapes, CHIPS["v5e"], 16)
+    plan.weights = "bfloat16"
+    assert plan_inference(plan, *shapes, CHIPS["v5e"], 16).limit == 1
 
 
 def test_a_decoder_like_the_full_model_gains_nothing():
@@ -132,12 +174,26 @@ def test_lengths_where_it_pays_are_the_first_and_the_last():
     assert around[0] <= 1 < around[1]
 
 
-def test_refreshing_too_often_does_not_pay():
+def test_gains_rise_from_the_full_model_s_to_those_without_refresh():
     gains = [planned(refresh=refresh).speed_up(512, 1024, FULL) for refresh in (1, 2, 8, 64, 0)]
     assert gains == sorted(gains)
-    assert gains[0] == pytest.approx(1)
-    assert gains[1] > 1.1
-    assert planned(refresh=1).longest_prompt(1.01) is None
+    assert gains[0] == 1 < gains[1]
+
+
+def test_blocks_of_one_token_are_the_full_model():
+    plan = planned(refresh=1)
+    assert plan.times[TWO_STAGE].decode == 0
+    assert plan.times[TWO_STAGE].refresh == plan.times[FULL].decode
+    assert plan.shortest_answer() is None
+
+
+def test_a_token_behind_a_block_costs_a_block():
+    """From 10 tokens on an answer takes two blocks of 8, which pay only from 12 on."""
+    plan = planned(refresh=8)
+    assert plan.least == 8
+    pays = plan.speed_up(512, np.arange(8, 14), FULL) > 1
+    assert pays.tolist() == [True, True, False, False, True, True]
+    assert plan.shortest_answer() == 12
 
 
 def test_memory_by_hand():
@@ -147,10 +203,6 @@ def test_memory_by_hand():
         2 * (2 * 3072 + 3 * 4096), 2 * 28 * 4 * 2 * 128
     )
     assert memory["full weights"] == pytest.approx(3.213e9, rel=1e-3)
-    refreshed = planned(batch=4, prompt=1000, answer=24, cache="int8", chips=2, refresh=8).memory()
-    own = 4 * 1024 * 2 * 28 * 4 * 2 * 128  # of the full model, which reads on in it
-    assert refreshed["cache"] == memory["cache"] + own
-    assert refreshed["while reading"] == 4 * 1000 * 2 * (2 * 3072 + 3 * 4096)
 
 
 @pytest.mark.parametrize(

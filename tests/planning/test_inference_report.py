@@ -43,6 +43,11 @@ def test_shares_of_a_breakdown_make_a_whole():
         assert sum(float(cell.rstrip("%")) for cell in row[3:]) == pytest.approx(100, abs=0.2)
 
 
+def test_answers_shorter_than_a_block_are_left_out():
+    _, (_, (_, *rows)), *_ = tables(planned(refresh=256))
+    assert {row[0] for row in rows} == {"512", "1,024"}
+
+
 def test_numbers_are_those_of_the_plan():
     plan = planned(chips=2)
     found = json.loads(json.dumps(numbers(plan)))

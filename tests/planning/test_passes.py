@@ -3,13 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from overfill_jax.benchmarking.systems import read_bytes
 from overfill_jax.chips import CHIPS
 from overfill_jax.model import flops
 from overfill_jax.model.quantised import Scheme, quantise_model, stored_bytes
 from overfill_jax.model.size import decode_bytes, parameters
-from overfill_jax.model.transformer import Model
 from overfill_jax.planning.efficiency import REACHED
 from overfill_jax.planning.passes import Machine, load, packed_bytes, pass_seconds
 from overfill_jax.planning.workload import read_shape
@@ -33,6 +34,9 @@ PUBLISHED = {
     "8B": FULL["llama3_1_8b"],
     "7B": shape("llama3_1_8b", **SMALL),
     "70B": shape("llama3_1_8b", **LARGE),
+    "Llama 2 70B": shape("llama3_1_8b", **LARGE, vocab_size=32000),
+    # Sixteen chips share eight kv heads: each is held twice.
+    "70B, heads twice": shape("llama3_1_8b", **LARGE, num_kv_heads=16),
 }
 
 
@@ -70,42 +74,91 @@ def test_floors_of_an_h200(name, full, decoder, limit):
         ("8B", "bfloat16", "a100", 8, 1, 276.01),
         ("8B", "int8", "a100", 1, 1, 137.64),
         ("7B", "bfloat16", "a100", 1, 1, 104.9),
+        ("7B", "bfloat16", "a100", 2, 1, 168.84),
+        ("7B", "bfloat16", "a100", 4, 1, 254.02),
         ("7B", "bfloat16", "a100", 8, 1, 328.43),
         ("7B", "int8", "a100", 1, 1, 155.58),
         ("7B", "int4", "a100", 1, 1, 196.80),
+        ("Llama 2 70B", "bfloat16", "a100", 2, 1, 21.32),
+        ("Llama 2 70B", "bfloat16", "a100", 4, 1, 38.01),
+        ("Llama 2 70B", "bfloat16", "a100", 8, 1, 62.50),
+        ("Llama 2 70B", "int8", "a100", 1, 1, 19.13),
+        ("Llama 2 70B", "int4", "a100", 1, 1, 25.25),
+        ("70B", "bfloat16", "a100", 4, 1, 37.45),
+        ("70B", "bfloat16", "a100", 8, 1, 58.78),
         ("70B", "int8", "v5e", 8, 8, 84.4),  # jax-llm-examples
+        ("70B, heads twice", "int8", "v5e", 16, 8, 159),
+        ("70B, heads twice", "int8", "v5e", 16, 16, 135),
     ],
 )
 def test_within_a_tenth_of_what_others_measured(name, weights, chip, chips, batch, rate):
-    model = load(PUBLISHED[name], weights, "bfloat16", chips)
+    assert predicted(name, weights, chip, chips, batch) == pytest.approx(rate, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "chip", "chips", "batch", "rate", "over"),
+    [
+        ("Llama 2 70B", "int8", "a100", 8, 1, 80.44, 1.11),
+        ("Llama 2 70B", "int4", "a100", 8, 1, 90.77, 1.13),
+        ("70B", "int8", "a100", 1, 1, 18.04, 1.14),
+        ("70B", "int8", "a100", 8, 1, 75.58, 1.17),
+        # Published far below the 21.32 of Llama 2, of nearly as many bytes.
+        ("70B", "bfloat16", "a100", 2, 1, 16.03, 1.40),
+        # Of many rows every one reads keys and values; how many are filled is not published.
+        ("70B, heads twice", "int8", "v5e", 16, 32, 108, 1.22),
+        ("70B, heads twice", "int8", "v5e", 16, 64, 68.7, 1.65),
+    ],
+)
+def test_predicted_faster_than_others_measured(name, weights, chip, chips, batch, rate, over):
+    """Where the plan is known to be wrong, and by how much."""
+    speed = predicted(name, weights, chip, chips, batch)
+    assert speed / rate == pytest.approx(over, abs=6e-3)
+
+
+def predicted(name: str, weights: str, chip: str, chips: int, batch: int) -> float:
+    """Steps a second behind 200 tokens."""
+    group = 32 if weights == "int4" else 0
+    model = load(PUBLISHED[name], weights, "bfloat16", chips, group)
     machine = Machine(CHIPS[chip], chips, REACHED[chip])
-    seconds = pass_seconds(model, machine, batch, 1, 200, True)
-    assert 1 / seconds == pytest.approx(rate, rel=0.1)
+    return 1 / pass_seconds(model, machine, batch, 1, 200, True)
 
 
 def test_packed_bytes():
-    assert packed_bytes(300, 7, "bfloat16") == 2 * 300 * 7
-    assert packed_bytes(300, 7, "int8") == 300 * 7 + 7 * 2
-    assert packed_bytes(300, 7, "int4") == 300 * 7 / 2 + 3 * 7 * 2  # groups of 128, 128 and 44
+    assert packed_bytes(300, 7, "bfloat16", 128) == 2 * 300 * 7
+    assert packed_bytes(300, 7, "int8", 0) == 300 * 7 + 7 * 2
+    assert packed_bytes(300, 7, "int8", 100) == 300 * 7 + 3 * 7 * 2
+    assert packed_bytes(300, 7, "int4", 128) == 300 * 7 / 2 + 3 * 7 * 2  # 128, 128 and 44
 
 
-def test_norms_and_the_embedding_stay_wide():
-    config = dataclasses.replace(CONFIG, qk_norm=False, qkv_bias=False)
-    wide, narrow = (load(config, weights, "bfloat16", 1) for weights in ("bfloat16", "int8"))
-    norms = 2 * (2 * config.num_layers + 1) * config.hidden_size
-    outputs = (4 + 2 * 2) * 8 + config.hidden_size + 2 * 40 + config.hidden_size
-    halved = (wide.layers - norms) / 2 + 2 * config.num_layers * outputs
-    assert narrow.layers == norms + halved
-    embedding = 2 * config.vocab_size * config.hidden_size
-    assert narrow.stored == narrow.layers + narrow.table + embedding
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_what_is_stored_is_what_quantised_models_store(tied):
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "scheme"),
+    [
+        ("bfloat16", None),
+        ("int8", Scheme(8, 0)),
+        ("int8", Scheme(8, 8)),
+        ("int4", Scheme(4, 0)),
+        ("int4", Scheme(4, 8)),
+    ],
+)
+def test_bytes_are_those_of_a_quantised_model(weights, scheme, tied):
     model = make_model(tied_embeddings=tied, dtype="bfloat16")
-    model = Model(model.config, jax.tree.map(lambda x: x.astype("bfloat16"), model.params))
-    found = load(model.config, "int8", "bfloat16", 1).stored
-    assert found == stored_bytes(quantise_model(model, Scheme(8, 0)).params)
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+    model = quantise_model(model, scheme) if scheme else model
+    planned = load(model.config, weights, "bfloat16", 1, scheme.group if scheme else 0)
+    assert planned.stored == stored_bytes(model.params)
+    assert planned.layers + planned.table == read_bytes(model)
+
+
+@pytest.mark.parametrize(
+    ("weights", "group", "gigabytes"),
+    [("int8", 0, 1.638), ("int8", 128, 1.657), ("int4", 0, 1.017), ("int4", 128, 1.035)],
+)
+def test_a_tied_decoder_keeps_its_embedding_beside_its_integers(weights, group, gigabytes):
+    aligned = shape("llama3_2_3b", hidden_size=1536, intermediate_size=5376)
+    model = load(aligned, weights, "bfloat16", 1, group)
+    assert model.stored / 1e9 == pytest.approx(gigabytes, abs=5e-4)
+    assert model.stored - model.layers - model.table == 2 * 128_256 * 1536
 
 
 def test_an_int8_cache_has_a_scale_for_every_head():

@@ -66,6 +66,13 @@ def test_axes_that_do_not_divide_are_named(config, tmp_path, capsys):
     assert "Replicated, not divisible: embed (17 by 16)" in capsys.readouterr().out
 
 
+def test_groups_are_those_of_quantise(config, tmp_path):
+    config.plan.weights, config.quantise.group = "int8", 7
+    with pytest.raises(InputError, match=r"quantise.group: found 7, .* divisor of hidden_size, 16"):
+        run(config, tmp_path)
+    assert not (tmp_path / "plan").exists()
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
