@@ -1,6 +1,7 @@
 """Shapes in signatures are checked while the tests run, and only then."""
 
 import atexit
+import functools
 import gc
 import importlib.metadata
 import os
@@ -84,3 +85,14 @@ def trained(prepared, tmp_path_factory) -> Path:
     workdir = shutil.copytree(prepared, tmp_path_factory.mktemp("trained") / "run")
     finish(workdir, TWO_HOSTS)
     return workdir
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+    """A platform that says it is a TPU, with the kernel interpreted."""
+    from overfill_jax.model import attention as attention_module
+    from overfill_jax.model import attention_splash
+
+    kernel = functools.partial(attention_splash.make_splash_mha_single_device, interpret=True)
+    monkeypatch.setattr(attention_splash, "make_splash_mha_single_device", kernel)
+    monkeypatch.setattr(attention_module, "platform", lambda: "tpu")

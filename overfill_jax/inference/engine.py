@@ -23,7 +23,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.inference import engine_steps
 from overfill_jax.inference.answers import Draft
 from overfill_jax.inference.arguments import tokens_of
-from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.buckets import bucket, multiple
 from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, HandOver, Writing, write_chunk
 from overfill_jax.inference.generation import (
     SMALLEST_PROMPT_BUCKET,
@@ -74,12 +74,12 @@ class Room:
 
 @dataclasses.dataclass
 class _Reading:
-    """A prompt of which `position` tokens have been read."""
+    """A prompt of which `position` tokens have been read, into `cache`."""
 
     request: Request
     tokens: np.ndarray
-    cache: ServingCache
     position: int = 0
+    cache: ServingCache | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,13 +201,16 @@ class Engine:
 
         No request is then kept waiting by a compilation.
         """
-        sizes = {}  # of prompts that are read by programs of their own, the shortest
-        for length in range(1, self._room.length):
-            sizes.setdefault(self._padded(length), length)
+        possible = range(1, self._room.length)
+        shortest = {}  # of prompts that are read by programs of their own
+        for length in possible:
+            shortest.setdefault(self._padded(length), length)
+        # The longest passes through all chunks that there are.
+        lengths = [*shortest.values(), *possible[-1:]]
         seen = {self._seen(filled) for filled in range(1, self._length + 1)}
         tally, self.tally = self.tally, Tally()
-        with tqdm(total=len(sizes) + len(seen), disable=not show_progress) as bar:
-            for length in sizes.values():
+        with tqdm(total=len(lengths) + len(seen), disable=not show_progress) as bar:
+            for length in lengths:
                 most = min(2, self._room.length - length)
                 # Whatever it writes, it ends by its length.
                 draft = Draft(most, (), (), None)
@@ -290,9 +293,7 @@ class Engine:
         tokens = reading.tokens[:, start : start + self._room.chunk]
         count = min(tokens.shape[1], len(request.prompt) - start)
         with jax.set_mesh(self._prefill_mesh):
-            hidden, reading.cache = engine_steps.read_chunk(
-                self._reader, tokens, reading.cache, np.array([count], np.int32)
-            )
+            hidden = self._read_tokens(reading, tokens, np.array([count], np.int32))
             reading.position += count
             if reading.position == len(request.prompt):
                 row = engine_steps.begin_answer(
@@ -308,11 +309,29 @@ class Engine:
                 self._reading = None
         return tokens.shape[1]
 
+    def _read_tokens(self, reading: _Reading, tokens: np.ndarray, counts: np.ndarray) -> jax.Array:
+        if reading.cache is None:
+            hidden, reading.cache = engine_steps.read_first(
+                self._reader, tokens, counts, slots=reading.tokens.shape[1]
+            )
+        else:
+            chunk = self._room.chunk
+            seen = chunk * bucket(reading.position // chunk + 1, smallest=1)
+            seen = min(seen, reading.cache.slots)
+            hidden, reading.cache = engine_steps.read_chunk(
+                self._reader, tokens, reading.cache, counts, seen=seen
+            )
+        return hidden
+
     def _padded(self, length: int) -> tuple[int, int]:
-        """Tokens of a prompt's first chunk, and of all of it, with padding: a few sizes."""
+        """Tokens of a prompt's first chunk and slots of its cache, padding included: a few sizes.
+
+        Prompts of several chunks share one size, so that a chunk's programs are told apart by what
+        the chunk sees alone.
+        """
         chunk = self._room.chunk
         if length > chunk:
-            return chunk, chunk * bucket(-(-length // chunk), smallest=1)
+            return chunk, multiple(self._room.length, chunk)
         slots = min(bucket(length, SMALLEST_PROMPT_BUCKET), chunk)
         return slots, slots
 
@@ -320,9 +339,7 @@ class Engine:
         request.move_to("reading")
         tokens = np.zeros((1, self._padded(len(request.prompt))[1]), np.int32)
         tokens[0, : len(request.prompt)] = request.prompt
-        with jax.set_mesh(self._prefill_mesh):
-            cache = engine_steps.empty_row(self._reader.config, tokens.shape[1])
-        return _Reading(request, tokens, place(cache, self._prefill_mesh))
+        return _Reading(request, tokens)
 
     def _write(self) -> jax.Array | None:
         """The next tokens of every slot, as soon as they are there."""

@@ -1,7 +1,8 @@
 """The compiled functions of the engine beside `write_chunk`: a prompt is read and takes a slot.
 
-A prompt is read chunk by chunk into a cache of its own, as large as it needs; the full model gives
-the first token; then the row takes the place of one that has ended, while the others stand still.
+A prompt is read into a cache of its own, the first chunk by the kernels of prefill, the others
+against what was read before; the full model gives the first token; then the row takes the place of
+one that has ended, while the others stand still.
 """
 
 import dataclasses
@@ -15,15 +16,8 @@ from overfill_jax.inference.compiled import HandOver, Writing, compilations, han
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import row_keys
 from overfill_jax.inference.serving_cache import ServingCache, empty_cache
-from overfill_jax.inference.serving_model import ServingModel, extend, last_of
+from overfill_jax.inference.serving_model import ServingModel, extend, last_of, prefill
 from overfill_jax.model.config import ModelConfig
-
-
-@functools.partial(jax.jit, static_argnames=("config", "slots"))
-def empty_row(config: ModelConfig, slots: int) -> ServingCache:
-    """What a prompt is read into."""
-    compilations["empty_row"] += 1
-    return empty_cache(config, 1, slots, config.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("reader", "writer", "how", "rows", "slots"))
@@ -38,20 +32,35 @@ def empty_slots(
     return Writing(cache, zeros, row_keys(jnp.uint32(0), zeros), zeros, full)
 
 
+@functools.partial(jax.jit, static_argnames="slots")
+def read_first(
+    reader: ServingModel, tokens: Int[Array, "B T"], counts: Int[Array, "B"], slots: int
+) -> tuple[Float[Array, "B D"], ServingCache]:
+    """Reads the first `counts[b]` tokens of a prompt into a cache of its own, as `prefill` reads.
+
+    Returns the last one's hidden state, and the cache.
+    """
+    compilations["read_first"] += 1
+    hidden, cache = prefill(reader, tokens, counts, slots)
+    return last_of(hidden, counts), keep(cache)
+
+
 # The caches are donated: there is one of the prompt and one of the slots.
-@functools.partial(jax.jit, donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames="seen", donate_argnames="cache")
 def read_chunk(
     reader: ServingModel,
     tokens: Int[Array, "B T"],
     cache: ServingCache,
     counts: Int[Array, "B"],
+    seen: int,
 ) -> tuple[Float[Array, "B D"], ServingCache]:
     """Reads `counts[b]` more tokens of a prompt: the last one's hidden state, and the cache.
 
-    What lies behind them in `tokens` is written into slots that later tokens take.
+    What lies behind them in `tokens` is written into slots that later tokens take. With those the
+    prompt has filled `seen` slots at most; the others are not looked at.
     """
     compilations["read_chunk"] += 1
-    hidden, cache = extend(reader, tokens, cache)
+    hidden, cache = extend(reader, tokens, cache, seen)
     return last_of(hidden, counts), dataclasses.replace(cache, lengths=cache.lengths + counts)
 
 

@@ -1,6 +1,7 @@
 """Many requests at once: each gets the answer that it would get alone, whatever the others do."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from overfill_jax.inference import engine as engine_module
 from overfill_jax.inference import generation as generation_module
 from overfill_jax.inference.compiled import CHUNK, compilations
 from overfill_jax.inference.engine import Engine, QueueFull, Room
+from overfill_jax.inference.engine_steps import read_chunk, read_first
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh, Tally
 from overfill_jax.inference.sampling import GREEDY, Sampling
+from overfill_jax.inference.serving_cache import empty_cache
+from overfill_jax.inference.serving_model import lay_out
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
 from tests.builders import CONFIG
@@ -287,6 +291,16 @@ def test_a_long_prompt_does_not_stop_the_answers(full, decoder):
     assert running[0].written == before + CHUNK  # nobody waits any more
 
 
+def test_a_prompt_is_read_by_the_flash_kernel_until_it_is_longer_than_a_chunk(full, tpu):
+    reader, cache = lay_out(full), empty_cache(full.config, 1, 48, "float32")
+    tokens, counts = np.zeros((1, 16), np.int32), np.array([9], np.int32)
+    first = jax.make_jaxpr(functools.partial(read_first, slots=48))(reader, tokens, counts)
+    later = functools.partial(read_chunk, seen=32)
+    later = jax.make_jaxpr(later)(reader, tokens, cache, counts)
+    kernels = ["name=splash_mha" in str(program) for program in (first, later)]
+    assert kernels == [True, False]
+
+
 @pytest.mark.slow
 def test_compilations_are_bounded_by_the_buckets(full, decoder):
     room = dataclasses.replace(ROOM, slots=2, length=90, queue=200, chunk=20)
@@ -295,9 +309,10 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
     for length in range(17, 71):
         engine.submit([1] * length, Sampling(length / 50, length % 5, 0.9, length), 1 + length % 20)
     engine.run()
-    # Prompts of 20, 40, 60 and 80 slots.
-    functions = ("empty_row", "read_chunk", "begin_answer", "take_slot")
-    assert compilations - before == dict.fromkeys(functions, 4) | {"write_chunk": 1}
+    # Prompts of 20 slots and of 100, whose chunks see 40, 60 and 80; all end in a slot of 90.
+    functions = ("read_first", "begin_answer", "take_slot")
+    expected = dict.fromkeys(functions, 2) | {"read_chunk": 3, "write_chunk": 1}
+    assert compilations - before == expected
 
 
 @pytest.mark.long
@@ -310,8 +325,8 @@ def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, mo
     engine.warm_up()
     assert engine.tally == Tally()
     assert not engine.busy
-    # Prompts of 8, 16, 24, 32, 48 and 64 slots; the first 16, 32 and 50 or more of answers.
-    assert compiled.count("jit(read_chunk)") >= 5
+    # Chunks that see 16, 24, 32, 48 and 56 slots.
+    assert compiled.count("jit(read_chunk)") == 5
     compiled.clear()
     for length in range(1, 47):
         engine.submit([1] * length, (GREEDY, WARM)[length % 2], min(4 + length % 20, 50 - length))

@@ -1,7 +1,5 @@
 """Every implementation of attention against the reference; the choice between them."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,14 +23,6 @@ SHAPES = (
     (40, 300, 8, 2, 16),
     (1000, 600, 4, 2, 16),
 )
-
-
-@pytest.fixture
-def tpu(monkeypatch):
-    """A platform that says it is a TPU, with the kernel interpreted."""
-    kernel = functools.partial(attention_splash.make_splash_mha_single_device, interpret=True)
-    monkeypatch.setattr(attention_splash, "make_splash_mha_single_device", kernel)
-    monkeypatch.setattr(attention_module, "platform", lambda: "tpu")
 
 
 @pytest.fixture
