@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Int8
 from overfill_jax.inference.placement import axes, keep
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.handoff import Handoff
-from overfill_jax.model.layout import constrain
+from overfill_jax.model.layout import constrain, platform
 
 AXES = ("batch", "kv_heads", "slots")
 
@@ -177,7 +177,7 @@ def attend(
     # Products of matrices, one for each row and kv head: keys and values are read as they lie.
     flat = query.transpose(0, 2, 3, 1, 4).reshape(batch, heads, group * new, head_dim)
     keys, values = (entries.values.astype(query.dtype) for entries in (key, value))
-    scores = jnp.einsum("bkqh,bksh->bkqs", flat, keys, preferred_element_type=jnp.float32)
+    scores = _scores(flat, keys, one_by_one=new == 1 and platform() == "cpu")
     if key.scales is not None:
         scores *= key.scales[:, :, None]
     last = lengths[:, None] + jnp.arange(new)
@@ -189,3 +189,17 @@ def attend(
         weights *= value.scales[:, :, None]
     mixed = jnp.einsum("bkqs,bksh->bkqh", weights.astype(query.dtype), values)
     return mixed.reshape(batch, heads, group, new, head_dim).transpose(0, 3, 1, 2, 4)
+
+
+def _scores(
+    query: Float[Array, "B K Q H"], keys: Float[Array, "B K S H"], one_by_one: bool
+) -> Float[Array, "B K Q S"]:
+    """Products of every query with every key, in float32."""
+    if not one_by_one:
+        return jnp.einsum("bkqh,bksh->bkqs", query, keys, preferred_element_type=jnp.float32)
+    # On CPUs XLA multiplies the few queries of one token sooner by themselves than as a matrix.
+    by_query = [
+        jnp.einsum("bksh,bkh->bks", keys, query[:, :, q], preferred_element_type=jnp.float32)
+        for q in range(query.shape[2])
+    ]
+    return jnp.stack(by_query, axis=2)

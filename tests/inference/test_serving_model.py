@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from overfill_jax import two_stage
+from overfill_jax.inference import serving_cache
+from overfill_jax.inference.serving_cache import attend, stored
 from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
 from tests.builders import CONFIG, make_model
 
@@ -41,6 +43,16 @@ def test_it_computes_what_training_computes(changes):
         hidden, cache = jax.jit(extend)(writer, tokens(5)[:, step : step + 1], cache)
         cache = dataclasses.replace(cache, lengths=cache.lengths + 1)
         np.testing.assert_allclose(logits_of(writer, hidden)[:, 0], more[:, step], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_token_sees_the_same_on_every_platform(monkeypatch, dtype):
+    draw = np.random.default_rng(0).standard_normal
+    query = jnp.asarray(draw((3, 1, 2, 3, 8)), jnp.float32)
+    key, value = (stored(jnp.asarray(draw((3, 2, 20, 8)), jnp.float32), dtype) for _ in range(2))
+    on_cpu = attend(query, key, value, LENGTHS, 16)
+    monkeypatch.setattr(serving_cache, "platform", lambda: "tpu")
+    np.testing.assert_allclose(attend(query, key, value, LENGTHS, 16), on_cpu, atol=1e-6)
 
 
 def test_a_cache_that_grows_holds_what_it_held():
