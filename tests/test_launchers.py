@@ -160,6 +160,21 @@ def test_the_status_of_the_stage_is_that_of_the_launcher(machine):
     assert machine.run("gpu_host.sh", "--", *TRAIN).returncode == 2
 
 
+def test_multi30k_goes_on_where_it_was(machine):
+    text = machine.folder / "some text"
+    text.mkdir()
+    for _ in range(2):
+        done = machine.run("multi30k.sh", str(text), NASTY)
+        assert done.returncode == 0, done.stderr
+    workdir = "runs/multi30k"
+    place = ["--config=configs/multi30k.py", f"--workdir={workdir}"]
+    assert machine.main_calls() == [["experiment", *place, NASTY]] * 2
+    assert (machine.repository / workdir / "text").resolve() == text
+    done = machine.run("multi30k.sh")
+    assert done.returncode == 1
+    assert "expected the folder with train, val and test_2016_flickr" in done.stderr
+
+
 def test_slurm(machine):
     done = machine.run("slurm.sh", *SLURM, "--", *TRAIN)
     assert done.returncode == 0, done.stderr
