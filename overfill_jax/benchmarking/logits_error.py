@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from overfill_jax.data.instructions import Example
 from overfill_jax.inference.buckets import bucket
-from overfill_jax.inference.compiled import HandOver
+from overfill_jax.inference.compiled import Pairing
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import ServingModel, extend, logits_of, prefill
@@ -57,7 +57,7 @@ def _begin(
     writer: ServingModel,
     prompts: Int[np.ndarray | Array, "B P"],
     lengths: Int[np.ndarray | Array, "B"],
-    how: HandOver,
+    how: Pairing,
     slots: int,
 ) -> ServingCache:
     """The cache behind the prompts as the writer has it when it reads the first answer token."""

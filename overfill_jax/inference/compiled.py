@@ -61,8 +61,8 @@ class Writing:
 
 
 @dataclasses.dataclass(frozen=True)
-class HandOver:
-    """How a pair hands its cache over; static.
+class Pairing:
+    """How a reader and a writer are joined; static.
 
     Attributes:
       kept: what crosses, None for all of it.
@@ -91,7 +91,7 @@ def read_prompts(
     seed: UInt[Array, ""],
     rows: Int[Array, "B"],
     limits: dict[str, Array],
-    how: HandOver,
+    how: Pairing,
     slots: int,
 ) -> Writing:
     """Prefill and handoff, and from the full model the first answer token; see `hand_over`."""
@@ -110,7 +110,7 @@ def hand_over(
     read: ServingCache,
     keys: Key[Array, "B"],
     limits: dict[str, Array],
-    how: HandOver,
+    how: Pairing,
 ) -> Writing:
     """Where the writer begins behind prompts of which `hidden` and `token` are the last.
 

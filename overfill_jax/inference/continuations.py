@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from overfill_jax.data.tokenizers import Ids
 from overfill_jax.inference.buckets import bucket
-from overfill_jax.inference.compiled import HandOver, compilations
+from overfill_jax.inference.compiled import Pairing, compilations
 from overfill_jax.inference.generation import Generator, check_prompt
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import (
@@ -28,7 +28,7 @@ from overfill_jax.inference.serving_model import (
 )
 
 # Tokens of a continuation that are read in one pass: their attention and logits exist at a time.
-CHUNK = 64
+CONTINUATION_CHUNK = 64
 SMALLEST_CONTINUATION_BUCKET = 4
 
 
@@ -87,7 +87,7 @@ def judge(
     prompts: Int[Array | np.ndarray, "B P"],
     lengths: Int[Array | np.ndarray, "B"],
     continuations: Int[Array | np.ndarray, "B R"],
-    how: HandOver,
+    how: Pairing,
 ) -> tuple[Float[Array, "B R"], Bool[Array, "B R"]]:
     """Log-probability of every token of the continuations, and whether it is the likeliest one."""
     compilations["judge"] += 1
@@ -108,7 +108,7 @@ def _write(
 ) -> tuple[Float[Array, "B R"], Bool[Array, "B R"]]:
     """What the writer, reading `tokens` behind the cache, thinks of each target."""
     rows, slots = tokens.shape
-    chunk = slots if slots <= CHUNK else math.gcd(slots, CHUNK)
+    chunk = slots if slots <= CONTINUATION_CHUNK else math.gcd(slots, CONTINUATION_CHUNK)
 
     def step(cache, piece):
         tokens, targets = piece

@@ -24,7 +24,7 @@ from overfill_jax.inference import engine_steps
 from overfill_jax.inference.answers import Draft
 from overfill_jax.inference.arguments import tokens_of
 from overfill_jax.inference.buckets import bucket, multiple
-from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, HandOver, Writing, write_chunk
+from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Pairing, Writing, write_chunk
 from overfill_jax.inference.generation import (
     SMALLEST_PROMPT_BUCKET,
     check_pair,
@@ -132,7 +132,7 @@ class Engine:
         # A no-op where it lies on that mesh already.
         self._refresher = lay_out(self._reader, self._decode_mesh) if refresh else None
         kept, dtype = two_stage.crossing(reader.config, writer.config), cache or writer.config.dtype
-        self._how = HandOver(kept, dtype, first_token, reads_on=refresh is not None)
+        self._how = Pairing(kept, dtype, first_token, reads_on=refresh is not None)
         self._room = room
         # A block may reach beyond the answer's end.
         self._length = room.length + (refresh.interval if refresh else 0)

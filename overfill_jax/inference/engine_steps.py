@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from overfill_jax.inference.compiled import HandOver, Writing, compilations, hand_over
+from overfill_jax.inference.compiled import Pairing, Writing, compilations, hand_over
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import row_keys
 from overfill_jax.inference.serving_cache import ServingCache, empty_cache
@@ -22,7 +22,7 @@ from overfill_jax.model.config import ModelConfig
 
 @functools.partial(jax.jit, static_argnames=("reader", "writer", "how", "rows", "slots"))
 def empty_slots(
-    reader: ModelConfig, writer: ModelConfig, how: HandOver, rows: int, slots: int
+    reader: ModelConfig, writer: ModelConfig, how: Pairing, rows: int, slots: int
 ) -> Writing:
     """Rows that have ended before they began."""
     compilations["empty_slots"] += 1
@@ -72,7 +72,7 @@ def begin_answer(
     read: ServingCache,
     seed: UInt[Array, ""],
     limits: dict[str, Array],
-    how: HandOver,
+    how: Pairing,
 ) -> Writing:
     """The handoff of `compiled.hand_over`, to a row that draws as row 0 of a batch of its own."""
     compilations["begin_answer"] += 1

@@ -19,7 +19,7 @@ from overfill_jax.inference.buckets import bucket, multiple
 from overfill_jax.inference.compiled import (
     CHUNK,
     NO_TOKEN,
-    HandOver,
+    Pairing,
     Writing,
     read_prompts,
     write_chunk,
@@ -77,7 +77,7 @@ class Generator:
         self._pad_id = pad_id
         self._tokenizer = tokenizer
         self._refresh = refresh
-        self._how = HandOver(
+        self._how = Pairing(
             kept=two_stage.crossing(reader.config, writer.config),
             dtype=cache or writer.config.dtype,
             first_token=first_token,
@@ -86,7 +86,7 @@ class Generator:
         self.tally = Tally()
 
     @property
-    def pair(self) -> tuple[ServingModel, ServingModel, HandOver]:
+    def pair(self) -> tuple[ServingModel, ServingModel, Pairing]:
         """Reader and writer as laid out for serving, and how the cache goes from one to other."""
         return self._reader, self._writer, self._how
 

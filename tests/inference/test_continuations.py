@@ -63,7 +63,7 @@ def test_long_ones_are_read_in_chunks(full, decoder, monkeypatch):
     rows = make_rows()
     pair = generator(full, decoder)
     at_once = log_probabilities(likelihoods(pair, *split(rows), batch_size=4))
-    monkeypatch.setattr(continuations, "CHUNK", 4)
+    monkeypatch.setattr(continuations, "CONTINUATION_CHUNK", 4)
     continuations.judge.clear_cache()
     in_chunks = log_probabilities(likelihoods(pair, *split(rows), batch_size=4))
     continuations.judge.clear_cache()

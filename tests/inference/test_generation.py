@@ -14,7 +14,7 @@ from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import (
     CHUNK,
     NO_TOKEN,
-    HandOver,
+    Pairing,
     compilations,
     read_prompts,
     write_chunk,
@@ -54,7 +54,7 @@ def start(reader, writer, prompts, first_token="full"):
         seed=np.uint32(0),
         rows=rows,
         limits=limits,
-        how=HandOver(None, writer.config.dtype, first_token, reads_on=False),
+        how=Pairing(None, writer.config.dtype, first_token, reads_on=False),
         slots=SLOTS + CAPACITY,
     )
 

@@ -21,7 +21,7 @@ from jax.experimental import topologies
 
 from configs import llama3_1_8b, llama3_2_3b
 from overfill_jax.inference import serving_model
-from overfill_jax.inference.compiled import HandOver, write_chunk
+from overfill_jax.inference.compiled import Pairing, write_chunk
 from overfill_jax.inference.engine_steps import empty_slots
 from overfill_jax.inference.placement import shardings
 from overfill_jax.inference.sampling import GREEDY
@@ -68,7 +68,7 @@ def compile_decoding(config, params):
             unembed=params["unembed"]["kernel"] if "unembed" in params else None,
         )
     )
-    how = HandOver(None, "bfloat16", "full", reads_on=False)
+    how = Pairing(None, "bfloat16", "full", reads_on=False)
     writing = placed(jax.eval_shape(lambda: empty_slots(config, config, how, 1, 1536)))
     limits, stops = GREEDY.limits(), np.zeros(1, np.int32)
     with jax.set_mesh(mesh):
