@@ -2,22 +2,24 @@
 
 from configs.experiments._base import experiment
 
+NO_WIDTHS = "prune.hidden=0.0 prune.intermediate=0.0"
+WIDTHS = "prune.hidden=0.45 prune.intermediate=0.45"
+
 
 def get_config(base: str = "quickstart"):
     return experiment(
         base,
         name="attention",
         title="Attention pruning",
-        x="what goes beside the widths",
+        x="what is removed",
         rows=(
-            "nothing: prune.depth=0.0",
-            "half the query heads: prune.heads=0.5",
-            "half the kv heads: prune.kv_heads=0.5",
-            "a quarter of the layers: prune.depth=0.25",
-        ),
-        series=(
-            "full widths: prune.hidden=0.0 prune.intermediate=0.0",
-            "pruned widths: prune.hidden=0.45 prune.intermediate=0.45",
+            f"widths: {WIDTHS}",
+            f"half the query heads: {NO_WIDTHS} prune.heads=0.5",
+            f"widths and query heads: {WIDTHS} prune.heads=0.5",
+            f"half the kv heads: {NO_WIDTHS} prune.kv_heads=0.5",
+            f"widths and kv heads: {WIDTHS} prune.kv_heads=0.5",
+            f"a quarter of the layers: {NO_WIDTHS} prune.depth=0.25",
+            f"widths and layers: {WIDTHS} prune.depth=0.25",
         ),
         stages=(
             "prune",
