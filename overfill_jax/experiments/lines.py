@@ -34,10 +34,21 @@ def lines_of(measure: Measure, points: Mapping[Cell, Sequence[Point]]) -> Lines:
 
 
 def table_of(measure: Measure, x: str, lines: Lines) -> list[list[str]]:
-    """Cells of a table, its header first: a row for each panel and place, a column a line."""
+    """Cells of a table, its header first: a row for each panel and place, a column a line.
+
+    Where no line has a second place, a row is a line.
+    """
     names = list(dict.fromkeys(name for panel in lines.values() for name in panel))
     panels = len(lines) > 1
     place = x if measure.joins or not measure.x else measure.x
+    one_each = all(len(line) == 1 for of_panel in lines.values() for line in of_panel.values())
+    if measure.x and not panels and one_each and len(names) > 1:
+        (of_panel,) = lines.values()
+        spots = [(name, *spot) for name, line in of_panel.items() for spot in line.items()]
+        return [
+            ["", place, measure.axis],
+            *([name, _shown(key), _spread(spot)] for name, key, spot in spots),
+        ]
     rows = []
     for panel, of_panel in lines.items():
         for key in _keys(of_panel.values()):

@@ -202,10 +202,14 @@ def refreshed_positions(source: Source) -> list[Point]:
 
 def precision(source: Source) -> list[Point]:
     """Accuracy by bytes that a token reads, from the benchmark of that subject."""
-    return [
-        Point(f"{one['weights']}, cache {one['cache']}", one["accuracy"], x=one["bytes"])
-        for one in files.read_object(source.cell / "benchmark" / "precision.json")["pairs"]
-    ]
+    pairs = files.read_object(source.cell / "benchmark" / "precision.json")["pairs"]
+    exact = pairs[0]["full"]
+
+    def name(pair: dict[str, Any]) -> str:
+        behind = "" if pair["full"] == exact else f", behind an {pair['full']} full model"
+        return f"{pair['weights']}, cache {pair['cache']}{behind}"
+
+    return [Point(name(pair), pair["accuracy"], x=pair["bytes"]) for pair in pairs]
 
 
 def latency(source: Source) -> list[Point]:

@@ -49,3 +49,18 @@ def test_panels_are_rows_of_the_table(cells):
     points = {cells[0]: [Point("full", 1.0, panel=task) for task in ("maths", "law")]}
     table = table_of(MEASURES["scores"], "", lines_of(MEASURES["scores"], points))
     assert table == [["task", "", "A, full"], ["maths", "1", "1"], ["law", "1", "1"]]
+
+
+def test_lines_of_one_place_each_are_rows_of_the_table(cells):
+    measure = MEASURES["precision"]
+    points = {cells[0]: [Point("int8", 0.9, x=20), Point("int4", 0.8, x=10), Point("", 1, x=20)]}
+    table = table_of(measure, "", lines_of(measure, points))
+    assert table == [
+        ["", measure.x, measure.axis],
+        ["A, int8", "20", "0.9"],
+        ["A, int4", "10", "0.8"],
+        ["A", "20", "1"],
+    ]
+    points[cells[0]].append(Point("", 1, x=40))
+    table = table_of(measure, "", lines_of(measure, points))
+    assert [row[0] for row in table] == [measure.x, "10", "20", "40"]

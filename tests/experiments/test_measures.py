@@ -140,9 +140,10 @@ def test_policies_whose_answers_are_the_decoders(source):
 
 
 def test_benchmarks_of_precision_and_time(source):
-    pair = {"weights": "int8", "cache": "float32", "accuracy": 0.9, "bytes": 52.5}
-    write(source.cell / "benchmark/precision.json", {"pairs": [pair]})
-    assert read("precision", source) == [Point("int8, cache float32", 0.9, x=52.5)]
+    pair = {"full": "", "weights": "int8", "cache": "float32", "accuracy": 0.9, "bytes": 52.5}
+    write(source.cell / "benchmark/precision.json", {"pairs": [pair, pair | {"full": "int8"}]})
+    names = ("int8, cache float32", "int8, cache float32, behind an int8 full model")
+    assert read("precision", source) == [Point(name, 0.9, x=52.5) for name in names]
     answer = {"system": "two-stage", "answer": 128, "first": 0.5, "total": 2.0}
     write(source.cell / "benchmark/inference.json", {"answers": [answer]})
     assert read("latency", source) == [Point("two-stage", 2.0, x=128)]
