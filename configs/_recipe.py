@@ -1,7 +1,8 @@
 """What the configs of real models share: the recipe of the paper, on rows packed with examples.
 
-Instruction data goes into `{workdir}/data/train.jsonl` (the paper: OpenHermes 2.5), calibration
-text into `{workdir}/data/calibration.txt` (the paper: WikiText).
+Instruction data goes into `{workdir}/data/train.jsonl` (the paper: OpenHermes 2.5), questions for
+`evaluate` and the experiments into `{workdir}/data/test.jsonl`, calibration text into
+`{workdir}/data/calibration.txt` (the paper: WikiText).
 """
 
 import ml_collections
@@ -28,6 +29,7 @@ def recipe(source: str, shape: str, widths: dict[str, tuple[Width, Width]], name
     config.calibrate.source = "{workdir}/data/calibration.txt"
     config.prune.hidden, config.prune.intermediate = widths[name]
     config.train.source = "{workdir}/data/train.jsonl"
+    config.evaluate.source = "{workdir}/data/test.jsonl"
     config.mesh.data, config.mesh.fsdp = 1, -1
     # The paper's 64 conversations a step, three to four of which share a row.
     config.train.packing = True

@@ -35,6 +35,8 @@ def get_config():
     config.train.log_every = 50
     config.train.validate_every = 250
     config.train.checkpoint_every = 250
+    config.evaluate.source = "{workdir}/data"
+    config.evaluate.max_new_tokens = 80
     config.score.task = "wmt16"
     config.score.source = "{workdir}/text/test_2016_flickr.de"
     config.score.shots = 0

@@ -133,6 +133,21 @@ def test_experiments_have_cells_and_measures(path):
                 assert any(changed.prune[name] for name in amounts), cell.title
 
 
+BASES = ("", "llama3_2_3b:aligned", "llama3_1_8b", "qwen2_5_7b", "multi30k")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("base", BASES)
+def test_stages_of_experiments_have_what_they_read(path, base):
+    config = load(path).get_config(*filter(None, [base]))
+    for text in (*config.experiment.shared, *config.experiment.stages):
+        stage = text.split()[0]
+        if stage in ("calibrate", "train", "evaluate"):
+            assert config[stage].source
+        if stage == "benchmark":
+            assert config.plan.model or config.evaluate.source
+
+
 def test_experiments_take_other_models():
     config = load(EXPERIMENTS[0]).get_config("llama3_2_3b:aligned")
     assert config.prune.hidden == 1536

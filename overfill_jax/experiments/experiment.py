@@ -5,7 +5,7 @@ A run that was stopped goes on where it was. A cell that fails is told and marke
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import ml_collections
@@ -47,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     began = time.monotonic()
     for number, cell in enumerate(cells, 1):
         logging.info("cell %d of %d: %s", number, len(cells), cell.title)
-        outcomes[cell] = run_cell(cell, tuple(c.stages), folder, workdir)
+        outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
         tell(config, outcomes, folder, workdir)
         left = (time.monotonic() - began) / number * (len(cells) - number)
         logging.info("%d of %d cells, %.0f min left", number, len(cells), left / 60)
@@ -60,12 +60,23 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
 
 
-def run_cell(cell: Cell, stages: Sequence[str], folder: Path, workdir: Path) -> str:
-    """Runs the stages that are left of a cell; returns why it failed, '' if it did not."""
-    place = folder / "cells" / cell.folder
+def run_cell(
+    cell: Cell,
+    config: ml_collections.ConfigDict,
+    cells: Iterable[Cell],
+    folder: Path,
+    workdir: Path,
+) -> str:
+    """Runs the stages that are left of a cell and reads every measure once.
+
+    Returns why it failed, '' if it did not.
+    """
+    source = source_of(cell, config, cells, folder, workdir)
     try:
-        link_inputs(place, workdir)
-        run_stages(stages, cell.config, place, place / RECORD)
+        link_inputs(source.cell, workdir)
+        run_stages(config.experiment.stages, cell.config, source.cell, source.cell / RECORD)
+        for name in config.experiment.measures:
+            MEASURES[name].read(source)
     except (InputError, OSError) as error:
         logging.error("%s failed: %s", cell.title, error)
         return str(error)

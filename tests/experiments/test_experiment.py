@@ -98,6 +98,19 @@ def test_nothing_is_done_twice(workdir, monkeypatch):
     assert asked == ["prune", "prune"]  # of the cells that failed
 
 
+def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypatch):
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    config = configure(workdir)
+    config.experiment.systems = ("full", "scratch")  # which no stage trains
+    folder = workdir / "experiments/widths"
+    kept = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=r"4 of 4 cells failed; 8, important, .*scratch\.json"):
+        run_stage("experiment", config, workdir)
+    assert [cell["status"] for cell in found(workdir)["cells"]] == ["failed"] * 4
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
