@@ -13,7 +13,7 @@ from overfill_jax.errors import InputError
 
 
 class AnswerLog:
-    """The answers of one system to one benchmark, in a file that only grows.
+    """The answers of one system to one benchmark, in a file that grows by lines.
 
     Beside it lie the settings that they were made with: others would make other answers, and the
     two must not mix.
@@ -48,6 +48,13 @@ class AnswerLog:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.rows[row["id"]] = dict(row)
 
+    def update(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Puts these lines, by id, in the place of those of the same questions."""
+        if rows:
+            self.rows |= {name: dict(row) for name, row in rows.items()}
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows.values())
+            files.write_text(self._path, "".join(lines))
+
     def chosen(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """The lines of these questions, in this order."""
         return [self.rows[name] for name in ids]
@@ -67,7 +74,7 @@ class AnswerLog:
         for number, line in jsonl.read_lines(self._path):
             try:
                 row = jsonl.parse(line)
-                name, prompt = row["id"], row["prompt"]
+                name, prompt, _ = row["id"], row["prompt"], row["answer"]
             except (InputError, KeyError) as error:
                 raise InputError(f"{self._path}:{number}: found no answer's line") from error
             if prompts.get(name, prompt) != prompt:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,9 +135,16 @@ def row_of(asked: Asked, answer: Answer | list[float], exam: Exam) -> dict[str, 
 
 def judge_anew(exam: Exam, log: AnswerLog) -> None:
     """Marks the answers of former runs: it may have been another version that marked them then."""
-    for asked in exam.asked:
-        if row := log.rows.get(asked.question.id):
-            row["marks"] = exam.benchmark.verdict(asked.question, row["answer"])
+    anew = {}
+    for question in (asked.question for asked in exam.asked):
+        if row := log.rows.get(question.id):
+            judged = {
+                "gold": question.gold,
+                "marks": exam.benchmark.verdict(question, row["answer"]),
+            }
+            if json.dumps(judged) != json.dumps({name: row.get(name) for name in judged}):
+                anew[question.id] = row | judged
+    log.update(anew)
 
 
 def judge(system: System, exam: Exam, log: AnswerLog) -> Score:

@@ -41,8 +41,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     folder = workdir / "experiments" / c.name
     files.check_writable(folder / "experiment.json")
     for cell in cells:
-        check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD)
-    run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json")
+        check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
+    run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
     outcomes: dict[Cell, str] = {}
     began = time.monotonic()
     for number, cell in enumerate(cells, 1):
@@ -74,7 +74,8 @@ def run_cell(
     source = source_of(cell, config, cells, folder, workdir)
     try:
         link_inputs(source.cell, workdir)
-        run_stages(config.experiment.stages, cell.config, source.cell, source.cell / RECORD)
+        record = source.cell / RECORD
+        run_stages(config.experiment.stages, cell.config, source.cell, record, workdir)
         for name in config.experiment.measures:
             MEASURES[name].read(source)
     except (InputError, OSError) as error:

@@ -20,7 +20,11 @@ LINKED = ("text", "data", "tokenizer", "full", "importance.npz", "calibration.np
 
 
 def run_stages(
-    stages: Sequence[str], config: ml_collections.ConfigDict, folder: Path, record: Path
+    stages: Sequence[str],
+    config: ml_collections.ConfigDict,
+    folder: Path,
+    record: Path,
+    workdir: Path,
 ) -> None:
     """Runs what `record` does not have yet, in order.
 
@@ -29,22 +33,26 @@ def run_stages(
       config: of all of them.
       folder: their workdir.
       record: the JSON file that says what is done, with which settings and in how many seconds.
+      workdir: of the whole experiment; the record does not depend on where it lies.
 
     Raises:
       InputError: a stage was done with other settings; or what the stage itself refuses.
     """
-    check_done(stages, config, record)
+    check_done(stages, config, record, workdir)
     done = _done(record)
     for text, changed in _each(stages, config)[len(done) :]:
         logging.info("%s: %s", folder.name, text)
         began = time.monotonic()
         run_stage(text.split()[0], changed, folder)
         seconds = time.monotonic() - began
-        done = [*done, {"stage": text, "settings": _settings(text, changed), "seconds": seconds}]
+        settings = _settings(text, changed, workdir)
+        done = [*done, {"stage": text, "settings": settings, "seconds": seconds}]
         files.write_json(record, {"stages": done})
 
 
-def check_done(stages: Sequence[str], config: ml_collections.ConfigDict, record: Path) -> None:
+def check_done(
+    stages: Sequence[str], config: ml_collections.ConfigDict, record: Path, workdir: Path
+) -> None:
     """Refuses a record of other stages, or with other settings.
 
     Raises:
@@ -54,7 +62,7 @@ def check_done(stages: Sequence[str], config: ml_collections.ConfigDict, record:
     for done, (text, changed) in zip(_done(record), _each(stages, config), strict=False):
         if done["stage"] != text:
             raise InputError(f"{record}: found {done['stage']!r} done, expected {text!r}; {hint}")
-        for key, value in _settings(text, changed).items():
+        for key, value in _settings(text, changed, workdir).items():
             before = done["settings"].get(key, value)
             if before != value:
                 raise InputError(
@@ -88,11 +96,17 @@ def _each(
     return [(text, with_settings(config, text.split()[1:], "experiment.stages")) for text in stages]
 
 
-def _settings(text: str, config: ml_collections.ConfigDict) -> dict[str, object]:
+def _settings(text: str, config: ml_collections.ConfigDict, workdir: Path) -> dict[str, object]:
     stage = text.split()[0]
     sections = [s for s in (stage, "text", *FURTHER.get(stage, ())) if s in config]
+
+    def plain(value: object) -> object:
+        if isinstance(value, tuple):
+            return list(value)
+        return value.replace(str(workdir), "{workdir}") if isinstance(value, str) else value
+
     found = {
-        f"{section}.{key}": list(value) if isinstance(value, tuple) else value
+        f"{section}.{key}": plain(value)
         for section in sections
         for key, value in config[section].items()
     }

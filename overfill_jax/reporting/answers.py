@@ -55,6 +55,8 @@ def _read(log: Path) -> dict[str, dict[str, Any]]:
         return {}
     rows = {}
     for number, line in jsonl.read_lines(log):
+        if not line.endswith(b"\n"):  # half-written; `score` asks its question again
+            continue
         try:
             row = jsonl.parse(line)
             rows[row["id"]] = row

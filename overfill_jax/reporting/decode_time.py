@@ -46,6 +46,8 @@ def decode_time_section(workdir: Path, folder: Path) -> Section | None:
         if (a["batch"], a["prompt"], a["answer"]) == size
     }
     points = points_of(results, steps)
+    if not points:
+        return Section(TITLE, UNMEASURED)
     draw(points, folder / "decode_time.png")
     image = (folder / "decode_time.png").relative_to(workdir).as_posix()
     rows = [[p.title, f"{p.milliseconds:.2f}", f"{p.accuracy:.3f}"] for p in points]
@@ -56,6 +58,8 @@ def decode_time_section(workdir: Path, folder: Path) -> Section | None:
 
 def points_of(results: list[dict[str, Any]], steps: dict[str, float]) -> list[Point]:
     """Systems of the full model's shape at its speed; the others at that of what they write with.
+
+    Those whose like was not timed, as for want of memory, are left out.
 
     Args:
       results: as `evaluate` stored them.
@@ -68,6 +72,8 @@ def points_of(results: list[dict[str, Any]], steps: dict[str, float]) -> list[Po
         alone = system["reader"] == system["writer"]
         timed = "decoder alone" if alone else "two-stage"
         timed = "full" if found["decode_parameters"] == largest else timed
+        if timed not in steps:
+            continue
         points.append(
             Point(
                 system["name"], system["title"], steps[timed],

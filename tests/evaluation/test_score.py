@@ -196,11 +196,13 @@ def test_a_finished_run_loads_no_model(config, workdir, monkeypatch):
 def test_a_finished_run_is_judged_anew(config, workdir, monkeypatch):
     score.run(config, workdir)
     path = workdir / "scores" / "tiny" / "full.jsonl"
-    rows = [row | {"marks": {"even": 1.0, "share": 1.0}} for row in lines(workdir, "full")]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = lines(workdir, "full")
+    old = [row | {"marks": {"even": 1.0, "share": 1.0}} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
     before = result(workdir, "full")
     score.run(config, workdir)
     assert result(workdir, "full") == before
+    assert lines(workdir, "full") == rows  # which the report shows
 
 
 def test_a_larger_limit_goes_on_and_a_smaller_counts_fewer(config, workdir):
@@ -250,10 +252,11 @@ def test_other_questions_are_refused(config, workdir):
         score.run(config, workdir)
 
 
-def test_a_broken_line_is_named(config, workdir):
+@pytest.mark.parametrize("line", ["{}", '{"id": "7", "prompt": ""}', '{"id": "7"'])
+def test_a_broken_line_is_named(config, workdir, line):
     score.run(config, workdir)
     path = workdir / "scores" / "tiny" / "full.jsonl"
-    path.write_text(path.read_text() + "{}\n")
+    path.write_text(f"{path.read_text()}{line}\n")
     with pytest.raises(InputError, match=r"full\.jsonl:8: found no answer's line"):
         score.run(config, workdir)
 

@@ -1,6 +1,7 @@
 """An experiment on a tiny model: every cell once, resumed, failed, and what is told of them."""
 
 import json
+import shutil
 
 import matplotlib.image
 import pytest
@@ -85,8 +86,13 @@ def test_a_figure_stands_for_every_measure(workdir):
 
 
 @pytest.mark.slow
-def test_nothing_is_done_twice(workdir, monkeypatch):
+@pytest.mark.parametrize("moved", [False, True])
+def test_nothing_is_done_twice(workdir, monkeypatch, tmp_path, moved):
     asked = []
+    if moved:
+        workdir = shutil.copytree(workdir, tmp_path / "moved", symlinks=True)
+        monkeypatch.chdir(tmp_path)
+        workdir = workdir.relative_to(tmp_path)
 
     def refuse(stage, *_):
         asked.append(stage)

@@ -145,6 +145,8 @@ def test_systems_take_the_time_of_what_they_write_with(workdir, results):
     steps = {"full": 20.0, "decoder alone": 7.5, "two-stage": 8.0}
     best = points_of(found[::-1], steps)[0]
     assert (best.title, best.milliseconds, best.accuracy) == ("full", 20.0, 1.0)
+    without = points_of(found, {"full": 20.0, "two-stage": 8.0})
+    assert {point.title for point in without} == {"full", "two-stage"}
 
 
 def test_a_time_that_nobody_measured_is_not_shown(workdir):
@@ -175,6 +177,14 @@ def test_broken_answers_are_named(workdir):
     with pytest.raises(InputError, match=r"full\.jsonl:2: found no answer's line"):
         report.run(get_config(), workdir)
     assert not (workdir / "report.html").exists()
+
+
+def test_a_half_written_answer_is_left_out(workdir):
+    before, _ = made(workdir)
+    with (workdir / "scores/gsm8k/full.jsonl").open("a") as log:
+        log.write('{"id": "q2", "pro')
+    after, _ = made(workdir)
+    assert after.text == before.text
 
 
 def test_a_figure_that_is_gone_is_named(workdir):

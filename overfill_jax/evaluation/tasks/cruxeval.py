@@ -91,7 +91,7 @@ def _asserted(answer: str) -> Any:
 
 def _first_statement(text: str) -> ast.Assert | ast.Expr:
     """The shortest run of lines that is Python, for a literal may reach over several."""
-    lines = text.splitlines()
+    lines = text.split("\n")  # where Python ends one; a literal may hold other ends
     for end in range(1, len(lines) + 1):
         try:
             with warnings.catch_warnings():

@@ -38,6 +38,7 @@ ANSWERS = [
     ("'=='", "assert f('==') == '=='", True),
     ("'a # b'", 'assert f(1) == "a # b"', True),
     ("'a\\nb'", "assert f(1) == 'a\\nb'", True),
+    ("'a\\u2028b'", "assert f(1) == 'a\u2028b'", True),
     ("'[/A]'", "assert f(1) == '[/A]'", True),
     ("{1: None, 2: None}", "assert f(1) == {2: None,\n 1: None}", True),
     ("{1, 2}", "assert f(1) == {2, 1}", True),
