@@ -93,9 +93,11 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
     distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
     distributed.check_shared(workdir)
     folder = config.compilation_cache if stage in COMPILING else ""
+    if stage == "experiment":  # it fails where a cell does, and what the others did stays
+        record.write_config(resolved, config)
     with compilation.kept(folder, workdir):
         importlib.import_module(STAGES[stage]).run(config, workdir)
-    if stage not in JOBS:
+    if stage not in JOBS | {"experiment"}:
         record.write_config(resolved, config)
 
 
