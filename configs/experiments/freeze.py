@@ -1,21 +1,19 @@
-"""The paper: the full model frozen against both trained together, by pruning ratio."""
+"""The paper: the full model frozen against both trained together, by pruning ratio.
+
+Together at a tenth of the rate: at a decoder's own, a full model that is trained already falls
+apart (0.28 instead of 0.89 right on the quickstart).
+"""
 
 from configs.experiments._base import RATIOS, experiment
 
 
 def get_config(base: str = "quickstart"):
-    return experiment(
+    config = experiment(
         base,
         name="freeze",
         title="Frozen full model against joint training",
         x="share of hidden and MLP channels removed",
         rows=RATIOS,
-        stages=(
-            "prune",
-            "train",
-            "train train.freeze=none",
-            "evaluate",
-        ),
         systems=(
             "full",
             "two_stage",
@@ -26,3 +24,7 @@ def get_config(base: str = "quickstart"):
             "loss",
         ),
     )
+    rate = config.train.learning_rate / 10
+    together = f"train train.freeze=none train.learning_rate={rate}"
+    config.experiment.stages = ("prune", "train", together, "evaluate")
+    return config
