@@ -32,9 +32,12 @@ STAGES = {
     "report": "overfill_jax.reporting.report",
 }
 
-# They run in many processes if need be, save and end on SIGTERM, and record their config when they
-# begin. Of the others, every process would write the same files.
+# They run in many processes if need be, and save and end on SIGTERM. Of the others, every process
+# would write the same files.
 JOBS = frozenset({"train"})
+
+# They record their config themselves, before their work: what they have done stays if they fail.
+RECORDING = frozenset({"train", "experiment"})
 
 # Their programs are worth keeping. (A benchmark measures how long they take to compile.)
 COMPILING = frozenset({"calibrate", "train", "generate", "chat", "evaluate", "score"})
@@ -93,11 +96,9 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
     distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
     distributed.check_shared(workdir)
     folder = config.compilation_cache if stage in COMPILING else ""
-    if stage == "experiment":  # it fails where a cell does, and what the others did stays
-        record.write_config(resolved, config)
     with compilation.kept(folder, workdir):
         importlib.import_module(STAGES[stage]).run(config, workdir)
-    if stage not in JOBS | {"experiment"}:
+    if stage not in RECORDING:
         record.write_config(resolved, config)
 
 

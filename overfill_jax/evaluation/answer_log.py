@@ -45,15 +45,15 @@ class AnswerLog:
         if not self._path.exists():
             files.write_json(self._settings_path, self._settings)
         with self._path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            lines.write(_line(row))
         self.rows[row["id"]] = dict(row)
 
     def update(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Puts these lines, by id, in the place of those of the same questions."""
-        if rows:
-            self.rows |= {name: dict(row) for name, row in rows.items()}
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows.values())
-            files.write_text(self._path, "".join(lines))
+        self.rows |= {name: dict(row) for name, row in rows.items()}
+        text = "".join(map(_line, self.rows.values()))
+        if self.rows and text != self._path.read_text(encoding="utf-8"):
+            files.write_text(self._path, text)
 
     def chosen(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """The lines of these questions, in this order."""
@@ -93,3 +93,7 @@ class AnswerLog:
                             self._path)  # fmt: skip
             with self._path.open("r+b") as lines:
                 lines.truncate(end)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,15 +134,12 @@ def row_of(asked: Asked, answer: Answer | list[float], exam: Exam) -> dict[str, 
 
 def judge_anew(exam: Exam, log: AnswerLog) -> None:
     """Marks the answers of former runs: it may have been another version that marked them then."""
+    questions = [asked.question for asked in exam.asked if asked.question.id in log.rows]
     anew = {}
-    for question in (asked.question for asked in exam.asked):
-        if row := log.rows.get(question.id):
-            judged = {
-                "gold": question.gold,
-                "marks": exam.benchmark.verdict(question, row["answer"]),
-            }
-            if json.dumps(judged) != json.dumps({name: row.get(name) for name in judged}):
-                anew[question.id] = row | judged
+    for question in questions:
+        row = log.rows[question.id]
+        marks = exam.benchmark.verdict(question, row["answer"])
+        anew[question.id] = row | {"gold": question.gold, "marks": marks}
     log.update(anew)
 
 

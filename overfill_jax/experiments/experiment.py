@@ -11,7 +11,7 @@ from pathlib import Path
 import ml_collections
 from absl import logging
 
-from overfill_jax import files
+from overfill_jax import files, record
 from overfill_jax.errors import InputError
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
@@ -43,6 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for cell in cells:
         check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
     run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
+    record.write_config(workdir / "configs" / "experiment.yaml", config)
     outcomes: dict[Cell, str] = {}
     began = time.monotonic()
     for number, cell in enumerate(cells, 1):
@@ -74,8 +75,8 @@ def run_cell(
     source = source_of(cell, config, cells, folder, workdir)
     try:
         link_inputs(source.cell, workdir)
-        record = source.cell / RECORD
-        run_stages(config.experiment.stages, cell.config, source.cell, record, workdir)
+        done = source.cell / RECORD
+        run_stages(config.experiment.stages, cell.config, source.cell, done, workdir)
         for name in config.experiment.measures:
             MEASURES[name].read(source)
     except (InputError, OSError) as error:

@@ -316,8 +316,8 @@ class Engine:
             )
         else:
             chunk = self._room.chunk
-            seen = chunk * bucket(reading.position // chunk + 1, smallest=1)
-            seen = min(seen, reading.cache.slots)
+            filled = chunk * bucket(reading.position // chunk + 1, smallest=1)
+            seen = min(filled, reading.cache.slots)
             hidden, reading.cache = engine_steps.read_chunk(
                 self._reader, tokens, reading.cache, counts, seen=seen
             )
