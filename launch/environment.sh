@@ -21,6 +21,8 @@ wanted="$("$python" --version) $(cat requirements.txt pyproject.toml | cksum)"
 if [[ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]]; then
   echo "setting up .venv with $("$python" --version); this takes a few minutes the first time"
   "$python" -m venv --clear .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+  # A line for each package: otherwise minutes pass in silence.
+  .venv/bin/python -m pip install --disable-pip-version-check --editable '.[test]' \
+    | grep --line-buffered -oE '^(Collecting|Installing) [^ ]+'
   echo "$wanted" > .venv/installed
 fi

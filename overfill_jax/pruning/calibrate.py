@@ -55,7 +55,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     save_samples(workdir / "calibration.npz", samples)
     importance = dataclasses.replace(importance, provenance=provenance)
     save_importance(workdir / "importance.npz", importance)
-    logging.info("saved %s (%s)", workdir / "importance.npz", provenance)
+    told = ", ".join(f"{name} {value}" for name, value in provenance.items())
+    logging.info("saved %s (%s)", workdir / "importance.npz", told)
 
 
 def gather(config: ml_collections.ConfigDict, workdir: Path) -> Samples:
