@@ -144,6 +144,7 @@ def _calibrate() -> ml_collections.ConfigDict:
     calibrate = ml_collections.ConfigDict()
     calibrate.source = ""  # a .txt file (a paragraph a line), JSONL or TFDS folder
     calibrate.split = "train"  # of a TFDS folder
+    calibrate.families = ()  # only rows that name one of them as their `family`; (): all rows
     calibrate.samples = 512
     calibrate.length = 512  # tokens; longer samples are cut
     calibrate.rows = "longest"  # samples of the source (reference), its "first", or "packed" text
@@ -350,7 +351,7 @@ def _experiment() -> ml_collections.ConfigDict:
     experiment.systems = ("full", "two_stage", "pruned_tuned", "scratch")
     # A figure of each: accuracy, families, loss, positions, gap, relative_gain, accuracy_by_tokens,
     # accuracy_by_length, scores, answer_lengths, overlap, refreshed_loss, refreshed_positions,
-    # precision, latency, prefill_share.
+    # refreshed_accuracy, refreshed_by_length, precision, latency, prefill_share.
     experiment.measures = ("accuracy", "families", "positions")
     experiment.full_tokens = 0  # that the full model was trained on before the experiment
     return experiment

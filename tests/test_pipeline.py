@@ -351,7 +351,7 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         counted = np.load(copy / "calibration.npz")
         assert counted["starts"].min() > 0
         config.calibrate.source = str(copy / "some.txt")
-        with pytest.raises(InputError, match="plain text and has no answers"):
+        with pytest.raises(InputError, match=r"positions: found 'answer', but .*some.txt is plain"):
             run_stage("calibrate", config, copy)
     else:
         config.calibrate.source = str(copy / "some.txt")

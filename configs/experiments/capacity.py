@@ -24,5 +24,7 @@ def get_config(base: str = "quickstart"):
             "positions",
             "accuracy_by_length",
             "refreshed_positions",
+            "refreshed_accuracy",
+            "refreshed_by_length",
         ),
     )

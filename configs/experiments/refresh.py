@@ -20,5 +20,7 @@ def get_config(base: str = "quickstart"):
         measures=(
             "refreshed_loss",
             "refreshed_positions",
+            "refreshed_accuracy",
+            "refreshed_by_length",
         ),
     )

@@ -11,7 +11,8 @@ import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from overfill_jax.benchmarking.task_answers import accuracy_of, agreement, answers_of
+from overfill_jax.benchmarking.task_answers import accuracy_of, agreement, answers_of, matches
+from overfill_jax.evaluation.accuracy import accuracy_by_length
 from overfill_jax.evaluation.answer_loss import AnswerLoss, Loss, answer_loss
 from overfill_jax.evaluation.plots import finish, save
 from overfill_jax.evaluation.systems import FULL
@@ -40,6 +41,7 @@ class PolicyResult:
         are not the decoder's to lose.
       positions: the same at each place of the answer; empty for verified policies.
       accuracy: share of greedy answers that match.
+      by_length: mean words of the reference and accuracy, of each quarter of the rows.
       as_full: share of answers that equal the full model's, token for token.
       acceptance: share of the drafted tokens that stood; None where nothing was drafted.
       speed_up: over the full model, implied by the weights' bytes that a token reads.
@@ -53,6 +55,7 @@ class PolicyResult:
     loss: float | None
     positions: list[Loss]
     accuracy: float
+    by_length: list[tuple[float, float]]
     as_full: float
     acceptance: float | None
     speed_up: float
@@ -81,6 +84,7 @@ def time_refresh(config: ml_collections.ConfigDict, workdir: Path) -> list[Polic
             loss=loss.total.loss,
             positions=loss.positions,
             accuracy=accuracy_of(alone, task),
+            by_length=by_length(alone, task),
             as_full=1.0,
             acceptance=None,
             speed_up=1.0,
@@ -120,6 +124,7 @@ def time_decoder(
                 loss=loss and loss.total.loss,
                 positions=loss.positions if loss else [],
                 accuracy=accuracy_of(answers, task),
+                by_length=by_length(answers, task),
                 as_full=agreement(answers, alone),
                 acceptance=tally.kept / tally.drafted if tally.drafted else None,
                 speed_up=implied_speed_up(answers, tally, share) if refresh else 1 / share,
@@ -128,6 +133,11 @@ def time_decoder(
             )
         )
     return found
+
+
+def by_length(answers: Sequence[Answer], task: Task) -> list[tuple[float, float]]:
+    """Accuracy by the length of the reference."""
+    return accuracy_by_length([one.reference for one in task.examples], matches(answers, task))
 
 
 def policies(config: ml_collections.ConfigDict) -> list[tuple[str, Refresh | None]]:

@@ -30,10 +30,15 @@ def answers_of(
     return answers, seconds, generator
 
 
+def matches(answers: Sequence[Answer], task: Task) -> list[bool]:
+    """Of each answer whether it matches its reference."""
+    pairs = zip(answers, task.examples, strict=True)
+    return [task.match(answer.text, one.reference) for answer, one in pairs]
+
+
 def accuracy_of(answers: Sequence[Answer], task: Task) -> float:
     """Share of answers that match their reference."""
-    pairs = zip(answers, task.examples, strict=True)
-    return float(np.mean([task.match(answer.text, one.reference) for answer, one in pairs]))
+    return float(np.mean(matches(answers, task)))
 
 
 def agreement(answers: Sequence[Answer], others: Sequence[Answer]) -> float:

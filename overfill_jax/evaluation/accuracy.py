@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 Z = 1.959964  # two-sided 95 %
 
 
@@ -44,6 +46,16 @@ def mean_accuracy(families: dict[str, Proportion]) -> Proportion:
     below = math.sqrt(sum((f.share - f.low) ** 2 for f in found)) / len(found)
     above = math.sqrt(sum((f.high - f.share) ** 2 for f in found)) / len(found)
     return Proportion(share, share - below, share + above)
+
+
+def accuracy_by_length(
+    references: Sequence[str], correct: Sequence[bool]
+) -> list[tuple[float, float]]:
+    """Mean words of the reference and share of right answers, of each quarter of the rows."""
+    words = [len(reference.split()) for reference in references]
+    found = np.array(sorted(zip(words, correct, strict=True)), float)
+    quarters = [part.mean(axis=0) for part in np.array_split(found, 4) if len(part)]
+    return [(float(length), float(share)) for length, share in quarters]
 
 
 def relative_gain(system: Mapping[str, float], base: Mapping[str, float]) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.accuracy import gap_closed, relative_gain
+from overfill_jax.evaluation import accuracy as judged
 from overfill_jax.evaluation.plots import RARE
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, SYSTEMS, TWO_STAGE
 from overfill_jax.training.metrics import read_metrics
@@ -116,7 +116,7 @@ def gap(source: Source) -> list[Point]:
     """Share of the way from pruned tuned to full that two-stage has come, in accuracy."""
     named = (TWO_STAGE, PRUNED_TUNED, FULL)
     found = [_result(source, system.name)["accuracy"]["share"] for system in named]
-    return [Point("", gap_closed(*found))]
+    return [Point("", judged.gap_closed(*found))]
 
 
 def gain(source: Source) -> list[Point]:
@@ -127,7 +127,7 @@ def gain(source: Source) -> list[Point]:
 
     ours = shares(TWO_STAGE.name)
     return [
-        Point(f"over {TITLES[name]}", relative_gain(ours, shares(name)))
+        Point(f"over {TITLES[name]}", judged.relative_gain(ours, shares(name)))
         for name in source.systems
         if name != TWO_STAGE.name
     ]
@@ -200,6 +200,20 @@ def refreshed_positions(source: Source) -> list[Point]:
     ]
 
 
+def refreshed_accuracy(source: Source) -> list[Point]:
+    """Accuracy of the answers under each policy, by the speed-up that the bytes imply."""
+    return [Point(one["name"], one["accuracy"], x=one["speed_up"]) for one in _policies(source)]
+
+
+def refreshed_by_length(source: Source) -> list[Point]:
+    """The same on the answers of each length, in quarters of as many rows."""
+    return [
+        Point(one["name"], share, x=words)
+        for one in _policies(source)
+        for words, share in one["by_length"]
+    ]
+
+
 def precision(source: Source) -> list[Point]:
     """Accuracy by bytes that a token reads, from the benchmark of that subject."""
     pairs = files.read_object(source.cell / "benchmark" / "precision.json")["pairs"]
@@ -254,6 +268,14 @@ MEASURES = {
         True,
         False,
     ),
+    "refreshed_accuracy": Measure(
+        "exact-match accuracy",
+        refreshed_accuracy,
+        "tokens a second over the full model's, by bytes",
+    ),
+    "refreshed_by_length": Measure(
+        "exact-match accuracy", refreshed_by_length, "words of the reference answer"
+    ),
     "precision": Measure("exact-match accuracy", precision, "bytes per token"),
     "latency": Measure("seconds of an answer", latency, "answer tokens"),
     "prefill_share": Measure(
@@ -292,11 +314,10 @@ def _scores(source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _quarters(path: Path) -> list[tuple[float, float]]:
-    """Mean words of the reference and share of right answers, of each quarter of the rows."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    found = sorted((len(row["reference"].split()), row["correct"]) for row in rows)
-    quarters = [part for part in np.array_split(np.array(found, float), 4) if len(part)]
-    return [(float(words), float(share)) for words, share in (q.mean(axis=0) for q in quarters)]
+    return judged.accuracy_by_length(
+        [row["reference"] for row in rows], [row["correct"] for row in rows]
+    )
 
 
 def _policies(source: Source) -> list[dict[str, Any]]:

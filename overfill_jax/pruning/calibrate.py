@@ -49,6 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         "source": c.source,
         "positions": c.positions,
         "rows": c.rows,
+        "families": ", ".join(c.families) or "all",
         "length": c.length,
         "dtype": c.dtype,
     }
@@ -79,14 +80,18 @@ def gather(config: ml_collections.ConfigDict, workdir: Path) -> Samples:
     check_vocabulary(tokenizer, load_config(full).vocab_size, str(full))
     source = Path(c.source)
     if source.suffix == ".txt":
-        if c.positions == "answer":
-            raise InputError(f"calibrate.positions: {source} is plain text and has no answers")
+        for key, empty in (("positions", "all"), ("families", ())):
+            if c[key] != empty:
+                raise InputError(
+                    f"calibrate.{key}: found {c[key]!r}, but {source} is plain text, without "
+                    f"answers and families; expected {empty!r}"
+                )
         return choose_samples(read_text(source, tokenizer), c)
     rejected: list[Rejected] = []
     template, options = load_template(full), read_options(config.text)
     examples = read_examples(source, c.split, tokenizer, template, options, rejected)
     with contextlib.closing(reported(source, examples, rejected)) as examples:
-        return choose_samples(from_examples(examples), c)
+        return choose_samples(from_examples(of_families(examples, c.families, source)), c)
 
 
 def choose_samples(rows: Iterable[Row], c: ml_collections.ConfigDict) -> Samples:
@@ -94,6 +99,23 @@ def choose_samples(rows: Iterable[Row], c: ml_collections.ConfigDict) -> Samples
     if c.rows == "packed":
         return join(rows, c.samples, c.length)
     return select(rows, c.positions, c.samples, c.length, longest=c.rows == "longest")
+
+
+def of_families(
+    examples: Iterable[Example], families: Sequence[str], source: Path
+) -> Iterator[Example]:
+    """The examples of these families; without any, all of them.
+
+    Raises:
+      InputError: no row is of one of them.
+    """
+    missing = set(families)
+    for example in examples:
+        if not families or example.family in families:
+            missing.discard(example.family)
+            yield example
+    if missing:
+        raise InputError(f"calibrate.families: {source} has no row of family {min(missing)!r}")
 
 
 def reported(

@@ -233,6 +233,9 @@ def test_the_pair_under_every_refresh_policy(prepared, tmp_path):
         tokens = [place["tokens"] for place in one["positions"]]
         losses = [place["loss"] for place in one["positions"]]
         assert np.average(losses, weights=tokens) == pytest.approx(one["loss"])
+        assert np.mean([share for _, share in one["by_length"]]) == pytest.approx(one["accuracy"])
+        words = [words for words, _ in one["by_length"]]
+        assert words == sorted(words)
     assert by_name["verified, every 4"]["positions"] == []
     for name in ("every 1", "verified, every 4"):
         assert by_name[name]["as_full"] == 1.0

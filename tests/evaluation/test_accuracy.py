@@ -2,6 +2,7 @@ import pytest
 
 from overfill_jax.evaluation.accuracy import (
     accuracy_by_family,
+    accuracy_by_length,
     gap_closed,
     mean_accuracy,
     relative_gain,
@@ -62,3 +63,10 @@ def test_relative_gain_is_the_mean_of_the_families():
     assert relative_gain(ours, {"a": 0.6, "b": 0.1}) == pytest.approx((0.5 + 1.0) / 2)
     assert relative_gain(ours, {"a": 0.9, "b": 0.4}) == pytest.approx((0 - 0.5) / 2)
     assert relative_gain(ours, {"a": 0.6, "b": 0.0}) is None
+
+
+def test_quarters_by_length_of_the_reference():
+    references = ["w " * words for words in (8, 1, 7, 2, 6, 3, 5, 4)]
+    correct = [len(reference.split()) < 6 for reference in references]
+    assert accuracy_by_length(references, correct) == [(1.5, 1.0), (3.5, 1.0), (5.5, 0.5), (7.5, 0)]
+    assert accuracy_by_length(["a", "b c"], [True, False]) == [(1.0, 1.0), (2.0, 0.0)]

@@ -121,21 +121,28 @@ def test_overlap_with_the_first_cell(source):
 
 
 def test_policies_whose_answers_are_the_decoders(source):
-    positions = [{"loss": 0.2, "tokens": 9}]
+    shared = {
+        "positions": [{"loss": 0.2, "tokens": 9}],
+        "accuracy": 0.8,
+        "speed_up": 3.5,
+        "by_length": [(2.0, 1.0), (5.0, 0.6)],
+    }
     write(
         source.cell / "benchmark/refresh.json",
         {
             "policies": [
-                {"name": "none", "interval": None, "loss": 0.4, "positions": positions},
-                {"name": "every 4", "interval": 4, "loss": 0.3, "positions": positions},
+                {"name": "none", "interval": None, "loss": 0.4, **shared},
+                {"name": "every 4", "interval": 4, "loss": 0.3, **shared},
                 {"name": "verified, every 4", "interval": 4, "loss": None, "positions": []},
             ]
         },
     )
+    names = ("none", "every 4")
     assert read("refreshed_loss", source) == [Point("", 0.3, x=4)]
-    assert read("refreshed_positions", source) == [
-        Point("none", 0.2, x=1),
-        Point("every 4", 0.2, x=1),
+    assert read("refreshed_positions", source) == [Point(name, 0.2, x=1) for name in names]
+    assert read("refreshed_accuracy", source) == [Point(name, 0.8, x=3.5) for name in names]
+    assert read("refreshed_by_length", source) == [
+        Point(name, share, x=words) for name in names for words, share in ((2.0, 1.0), (5.0, 0.6))
     ]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from ml_collections import ConfigDict
 
 from configs.default import get_config
 from overfill_jax.data import instructions
+from overfill_jax.data.instructions import Example
 from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
-from overfill_jax.pruning.calibrate import gather
+from overfill_jax.pruning.calibrate import gather, of_families
 from overfill_jax.pruning.samples import Row, join, select
 from overfill_jax.weights.folders import save_model
 from tests.builders import make_model, texts_of
@@ -80,6 +82,21 @@ def test_no_more_of_a_source_is_tokenised_than_needed(tmp_path, monkeypatch, cho
     assert len(encoded) == read
     source = tmp_path / "rows.jsonl"
     assert told == [f"{source}: {read} examples", f"{source}: rejected 1: no 'prompt' (line 1)"]
+
+
+def test_rows_of_some_families_alone():
+    empty = np.zeros(1, np.int32)
+    examples = [Example(n, empty, empty, family, "") for n, family in enumerate("abcab")]
+    source = Path("rows.jsonl")
+
+    def kept(*families):
+        return [one.row for one in of_families(examples, families, source)]
+
+    assert kept() == [0, 1, 2, 3, 4]
+    assert kept("a") == [0, 3]
+    assert kept("c", "b") == [1, 2, 4]
+    with pytest.raises(InputError, match=r"calibrate\.families: rows\.jsonl has no row of .* 'd'"):
+        kept("a", "d")
 
 
 def test_joined_rows_fill_every_sample():
