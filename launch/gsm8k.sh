@@ -1,33 +1,12 @@
 #!/usr/bin/env bash
-# GSM8K from a config.json to the report: a small full model, trained from scratch on the data that
-# the decoder and the baselines then get as well. Without a GPU it takes about an hour.
+# GSM8K, from its files to loss and accuracy: a small full model, trained from scratch, then a decoder
+# and the baselines. Without a GPU it takes hours; given again, the same command goes on where it
+# was stopped.
 #
-#   bash launch/gsm8k.sh FOLDER    # that holds train.jsonl, test.jsonl and llama2.model
+#   bash launch/gsm8k.sh FOLDER [--config.KEY=VALUE ...]    # of train.jsonl and test.jsonl
 set -euo pipefail
-data="$(realpath "${1:?expected the folder with train.jsonl, test.jsonl and llama2.model}")"
+text="$(realpath "${1:?expected the folder with train.jsonl and test.jsonl}")"
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 source launch/stages.sh
-
-workdir="runs/gsm8k"
-fresh "$workdir"
-mkdir -p "$workdir"
-ln -s "$data" "$workdir/data"
-
-run() {
-  stage gsm8k "$workdir" "$@"
-}
-run init
-run train --config.train.method=full
-run export --config.export.model=baselines/full_tuned --config.export.target=full_hf
-rm -r "$workdir/full" "$workdir/baselines/full_tuned" # convert reads the Hugging Face folder alone
-run convert
-run calibrate
-run prune
-run train
-run train --config.train.method=pruned
-run train --config.train.method=scratch
-run export
-grep --max-count=5 . "$workdir/data/test.jsonl" > "$workdir/questions.jsonl"
-run generate --config.generate.prompts="{workdir}/questions.jsonl"
-run evaluate
+experiment_on gsm8k "$text" "${@:2}"

@@ -9,8 +9,4 @@ text="$(realpath "${1:?expected the folder with train, val and test_2016_flickr 
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 source launch/stages.sh
-
-workdir="runs/multi30k"
-mkdir -p "$workdir"
-ln -sfn "$text" "$workdir/text"
-stage multi30k "$workdir" experiment "${@:2}"
+experiment_on multi30k "$text" "${@:2}"

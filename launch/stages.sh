@@ -13,3 +13,12 @@ fresh() {
     mv "$1" "$1.$(date +%Y%m%d-%H%M%S)"
   fi
 }
+
+# experiment_on CONFIG FOLDER [OVERRIDES]: of data that lies in FOLDER, which the config calls
+# {workdir}/text
+experiment_on() {
+  local workdir="runs/$1"
+  mkdir -p "$workdir"
+  ln -sfn "$2" "$workdir/text"
+  stage "$1" "$workdir" experiment "${@:3}"
+}

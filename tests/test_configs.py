@@ -133,7 +133,7 @@ def test_experiments_have_cells_and_measures(path):
                 assert any(changed.prune[name] for name in amounts), cell.title
 
 
-BASES = ("", "llama3_2_3b:aligned", "llama3_1_8b", "qwen2_5_7b", "multi30k")
+BASES = ("", "llama3_2_3b:aligned", "llama3_1_8b", "qwen2_5_7b", "multi30k", "gsm8k")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -160,19 +160,23 @@ def test_the_status_of_the_stage_is_that_of_the_launcher(machine):
     assert machine.run("gpu_host.sh", "--", *TRAIN).returncode == 2
 
 
-def test_multi30k_goes_on_where_it_was(machine):
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("multi30k", "train, val and test_2016_flickr"), ("gsm8k", "train.jsonl and test.jsonl")],
+)
+def test_trainings_on_given_data_go_on_where_they_were(machine, name, files):
     text = machine.folder / "some text"
     text.mkdir()
     for _ in range(2):
-        done = machine.run("multi30k.sh", str(text), NASTY)
+        done = machine.run(f"{name}.sh", str(text), NASTY)
         assert done.returncode == 0, done.stderr
-    workdir = "runs/multi30k"
-    place = ["--config=configs/multi30k.py", f"--workdir={workdir}"]
+    workdir = f"runs/{name}"
+    place = [f"--config=configs/{name}.py", f"--workdir={workdir}"]
     assert machine.main_calls() == [["experiment", *place, NASTY]] * 2
     assert (machine.repository / workdir / "text").resolve() == text
-    done = machine.run("multi30k.sh")
+    done = machine.run(f"{name}.sh")
     assert done.returncode == 1
-    assert "expected the folder with train, val and test_2016_flickr" in done.stderr
+    assert f"expected the folder with {files}" in done.stderr
 
 
 def test_slurm(machine):
