@@ -107,6 +107,7 @@ def _data() -> ml_collections.ConfigDict:
     data.train_rows = 0  # of each family of the procedural tasks
     data.validation_rows = 0
     data.test_rows = 0
+    data.joined = 1  # puzzles of such a row at most, one behind the other
     data.vocab_size = 0  # pieces of a tokenizer trained on the train split; 0: none
     return data
 

@@ -22,8 +22,8 @@ def get_config():
     config.text.max_total_tokens = 160
     config.calibrate.source = "{workdir}/data"
     config.calibrate.batch_size = 32
-    config.prune.hidden = 128
-    config.prune.intermediate = 256
+    config.prune.hidden = 64
+    config.prune.intermediate = 160
     config.train.source = "{workdir}/data"
     config.train.validation = "{workdir}/data"
     config.train.packing = True
@@ -42,13 +42,18 @@ def get_config():
     config.score.shots = 0
     config.score.max_new_tokens = 80
     config.experiment.title = "Multi30k, German to English"
-    config.experiment.shared = pretraining("train.epochs=8")
+    config.experiment.shared = pretraining("train.epochs=10")
     config.experiment.stages = (
         "prune",
         "train",
         "train train.method=pruned",
         "train train.method=scratch",
         "score",
+    )
+    config.experiment.x = "decode parameters"
+    config.experiment.rows = (
+        "15 %: prune.hidden=64 prune.intermediate=160",
+        "25 %: prune.hidden=96 prune.intermediate=240",
     )
     config.experiment.seeds = (0, 1, 2)
     config.experiment.measures = ("scores", "answer_lengths")

@@ -49,7 +49,9 @@ def _make_tasks(c: ml_collections.ConfigDict, seed: int, folder: Path) -> None:
     for split, count in counts.items():
         if count < 1:
             raise InputError(f"data.{split}_rows: found {count}, expected at least 1")
-    procedural.write_dataset(folder, counts, seed)
+    if c.joined < 1:
+        raise InputError(f"data.joined: found {c.joined}, expected at least 1")
+    procedural.write_dataset(folder, counts, seed, c.joined)
     families = ", ".join(procedural.FAMILIES)
     logging.info("saved %s: %s rows of each of %s", folder, counts, families)
 

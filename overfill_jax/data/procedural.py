@@ -108,20 +108,21 @@ FAMILIES: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
 }
 
 
-def splits(counts: Mapping[str, int], seed: int) -> dict[str, list[Row]]:
+def splits(counts: Mapping[str, int], seed: int, joined: int = 1) -> dict[str, list[Row]]:
     """Draws the rows of every split; the families take turns in them.
 
     Args:
       counts: for each of "train", "validation" and "test" that is wanted, its rows per family.
-      seed: of all draws; the same seed gives the same rows. No prompt of one split occurs in
+      seed: of all draws; the same seed gives the same rows. No puzzle of one split occurs in
         another, of whatever seed (see `split_of`).
+      joined: a row asks up to so many puzzles of its family, one behind the other.
     """
-    return {split: draw(split, count, seed) for split, count in counts.items()}
+    return {split: draw(split, count, seed, joined) for split, count in counts.items()}
 
 
-def draw(split: str, count: int, seed: int) -> list[Row]:
+def draw(split: str, count: int, seed: int, joined: int = 1) -> list[Row]:
     """`count` rows of each family, a row of every family in turn."""
-    by_family = [_draw_family(family, split, count, seed) for family in FAMILIES]
+    by_family = [_draw_family(family, split, count, seed, joined) for family in FAMILIES]
     return [row for turn in zip(*by_family, strict=True) for row in turn]
 
 
@@ -130,22 +131,36 @@ def split_of(prompt: str) -> str:
     return {0: "test", 1: "validation"}.get(zlib.crc32(prompt.encode()) % 16, "train")
 
 
-def write_dataset(folder: Path, counts: Mapping[str, int], seed: int) -> None:
+def write_dataset(folder: Path, counts: Mapping[str, int], seed: int, joined: int = 1) -> None:
     """Writes `SPLIT.jsonl` for every split of `counts` (see `splits`), all of them or none."""
     with files.replace_folder(folder) as temporary:
-        for split, rows in splits(counts, seed).items():
+        for split, rows in splits(counts, seed, joined).items():
             lines = (json.dumps(row) + "\n" for row in rows)
             (temporary / f"{split}.jsonl").write_text("".join(lines))
 
 
-def _draw_family(family: str, split: str, count: int, seed: int) -> list[Row]:
+def _draw_family(family: str, split: str, count: int, seed: int, joined: int) -> list[Row]:
     rng = np.random.default_rng([seed, *split.encode(), *family.encode()])
+
+    def puzzle() -> tuple[str, str]:
+        while True:
+            prompt, response = FAMILIES[family](rng)
+            if split_of(prompt) == split:
+                return prompt, response
+
     rows: list[Row] = []
-    while len(rows) < count:
-        prompt, response = FAMILIES[family](rng)
-        if split_of(prompt) == split:
-            rows.append({"prompt": prompt, "response": response, "family": family})
+    for _ in range(count):
+        prompt, response = puzzle()
+        if joined > 1:
+            others = [puzzle() for _ in range(rng.integers(joined))]
+            prompt, response = map(_numbered, zip((prompt, response), *others, strict=True))
+        rows.append({"prompt": prompt, "response": response, "family": family})
     return rows
+
+
+def _numbered(parts: Sequence[str]) -> str:
+    """As "#1 ... #2 ...", which lets an answer say where it is."""
+    return " ".join(f"#{number} {part}" for number, part in enumerate(parts, 1))
 
 
 def _pick(rng: np.random.Generator, items: Sequence[str], count: int | np.integer) -> list[str]:

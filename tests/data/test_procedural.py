@@ -98,6 +98,25 @@ def test_splits_share_no_prompt_whatever_the_seed(splits):
             assert not train & {row["prompt"] for row in procedural.draw(split, 50, seed)}
 
 
+def test_joined_rows_number_puzzles_of_one_family_and_split():
+    joined = procedural.splits({"test": 40, "train": 40}, seed=3, joined=4)
+    for split, rows in joined.items():
+        counts = []
+        for row in rows:
+            prompts, responses = (
+                re.split(r"(?:^| )#\d+ ", row[key])[1:] for key in ("prompt", "response")
+            )
+            numbers = re.findall(r"#(\d+) ", row["response"])
+            assert numbers == [str(n) for n in range(1, len(prompts) + 1)]
+            assert len(responses) == len(prompts)
+            assert {procedural.split_of(prompt) for prompt in prompts} == {split}
+            if row["family"] == "recall":
+                for prompt, response in zip(prompts, responses, strict=True):
+                    assert sorted(prompt[14:-10].split(", ")) == response.split(", ")
+            counts.append(len(prompts))
+        assert set(counts) == {1, 2, 3, 4}
+
+
 def test_families_take_turns(splits):
     for split, count in COUNTS.items():
         assert [row["family"] for row in splits[split]] == list(procedural.FAMILIES) * count
