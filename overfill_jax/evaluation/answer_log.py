@@ -61,12 +61,13 @@ class AnswerLog:
 
     def _check_settings(self) -> None:
         found = files.read_object(self._settings_path)
-        for name in found.keys() | self._settings.keys():
+        for name in found | self._settings:
             old, new = found.get(name), self._settings.get(name)
             if old != new:
                 raise InputError(
                     f"{self._path}: its answers were made with {name}={old!r}, now it is {new!r}; "
-                    "expected the same, or the file to be moved away"
+                    "expected the same, another workdir, or the file and what was made of it to be "
+                    "moved away"
                 )
 
     def _read(self, prompts: Mapping[str, str]) -> None:

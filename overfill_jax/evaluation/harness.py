@@ -9,23 +9,33 @@ import ml_collections
 
 from overfill_jax import files
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.optional import require
 from overfill_jax.inference.settings import load_assistant
+from overfill_jax.weights.folders import load_fingerprint
 
 _PACKAGE = "lm-eval", "harness", "stage harness"
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes harness/<pair>/: results.json, and every request with its answer by task."""
+    """Writes harness/<pair>/: results.json, and every request with its answer by task.
+
+    The answers are kept as they come, in answers.jsonl, from which the same command goes on.
+
+    Raises:
+      InputError: the folder has answers of other settings; or as `load_tasks`, `load_assistant`.
+    """
     c = config.harness
     # Not imported above: it is a subclass of what may not be installed.
     ours = require("overfill_jax.evaluation.lm_eval", *_PACKAGE)
-    tasks = load_tasks(c)
     names = dict.fromkeys((config.generate.full, config.generate.decoder))
     folder = workdir / "harness" / "-".join(names).replace("/", "_")
     files.check_writable(folder / "results.json")
+    settings = settings_of(config, workdir)
+    log = AnswerLog(folder / "answers.jsonl", settings, prompts={})
+    tasks = load_tasks(c)
     found = require("lm_eval.evaluator", *_PACKAGE).simple_evaluate(
-        ours.OverfillLM(load_assistant(config, workdir, c.batch_size), c.batch_size),
+        ours.OverfillLM(load_assistant(config, workdir, c.batch_size), c.batch_size, log),
         tasks=list(c.tasks),
         num_fewshot=c.shots,
         limit=c.limit or None,
@@ -40,10 +50,29 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for task, samples in found.pop("samples").items():
         lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         files.write_text(folder / f"{task}.jsonl", lines)
-    settings = {"generate": dict(config.generate.items()), "harness": dict(c.items())}
     files.write_json(folder / "results.json", found | {"settings": settings})
     shown = require("lm_eval.utils", *_PACKAGE).make_table(found)
     print(f"\n{shown}\nAnswers: {folder}")
+
+
+def settings_of(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:
+    """What the results depend on: what is asked, and how the models answer.
+
+    Raises:
+      InputError: a model's config.json is missing or broken.
+    """
+    pair, asked = config.generate, ("folder", "shots", "chat", "limit")
+    how = ["first_token", "dtype", "cache", "refresh"]
+    if pair.refresh != "none":
+        how += ["refresh_interval", "refresh_entropy", "refresh_strictness"]
+    return {
+        "harness.tasks": list(config.harness.tasks),
+        **{f"harness.{key}": config.harness[key] for key in asked},
+        "seed": config.seed,
+        **{f"generate.{key}": pair[key] for key in how},
+        "reader": load_fingerprint(workdir / pair.full),
+        "writer": load_fingerprint(workdir / pair.decoder),
+    }
 
 
 def load_tasks(c: ml_collections.ConfigDict) -> Any:

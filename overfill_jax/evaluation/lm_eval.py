@@ -8,16 +8,22 @@ Of a likelihood the reader reads the context and the writer gives the continuati
 processes each asks all the same; lm-eval is told of one process, and only the first should write.
 """
 
+import collections
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import TemplateLM, hash_args
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm.auto import tqdm
 
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation.answer_log import AnswerLog
+from overfill_jax.inference.buckets import bucket
+from overfill_jax.inference.compiled import CHUNK
 from overfill_jax.inference.continuations import Likelihood, likelihoods
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.settings import Assistant
@@ -37,11 +43,20 @@ GENERATION = {
 class OverfillLM(TemplateLM):
     """A pair of models, or one alone, behind lm-eval's interface."""
 
-    def __init__(self, assistant: Assistant, batch_size: int):
-        """Wraps what `load_assistant` gives; `batch_size` rows are read and written at a time."""
+    def __init__(self, assistant: Assistant, batch_size: int, log: AnswerLog | None = None):
+        """Makes a model that lm-eval can ask.
+
+        Args:
+          assistant: what `load_assistant` gives.
+          batch_size: rows that are read and written at a time.
+          log: of answers, which are not asked for again; every other goes there as its batch ends.
+        """
         super().__init__()
         self._assistant = assistant
         self._batch_size = batch_size
+        self._log = log
+        rows = {} if log is None else log.rows
+        self._answers = {name: row["answer"] for name, row in rows.items()}
 
     @property
     def eot_token_id(self) -> int:
@@ -89,63 +104,66 @@ class OverfillLM(TemplateLM):
         return [begin, *ids] if wanted and ids[:1] != [begin] else ids
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """One answer to each request.
+        """One answer to each request; it draws, where it is to, by its place among them.
 
         Raises:
-          InputError: a prompt and its answer are longer than the model's limit; a request asks for
-            a way to generate that is not known, or out of range.
+          InputError: before the first answer: a prompt and its answer are longer than the model's
+            limit; a request asks for a way to generate that is not known, or out of range.
         """
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
-        answers = [""] * len(requests)
-        for numbers in alike.values():
-            wanted = read_generation(requests[numbers[0]].args[1])
-            texts = self._answer([requests[n].args[0] for n in numbers], wanted, not disable_tqdm)
-            for number, text in zip(numbers, texts, strict=True):
-                answers[number] = text
-                self.cache_hook.add_partial("generate_until", requests[number].args, text)
-        return answers
+        groups = [sorted(same, key=lambda number: -len(prompts[number])) for same in alike.values()]
 
-    def _answer(
-        self, contexts: Sequence[str], wanted: Mapping[str, Any], show_progress: bool
+        def write(numbers: Sequence[int]) -> list[str]:
+            return self._write(prompts, numbers, read_generation(requests[numbers[0]].args[1]))
+
+        asked = [request.args for request in requests]
+        return self._ask("generate_until", asked, groups, write, not disable_tqdm)
+
+    def _write(
+        self, prompts: Sequence[list[int]], numbers: Sequence[int], wanted: Mapping[str, Any]
     ) -> list[str]:
-        sampling = GREEDY
-        if wanted["do_sample"] and wanted["temperature"]:
-            seed = self._assistant.sampling.seed
-            sampling = Sampling(wanted["temperature"], wanted["top_k"], wanted["top_p"], seed)
-        found = self._assistant.generator.generate(
-            [self.tok_encode(context) for context in contexts],
-            sampling,
-            wanted["max_gen_toks"],
-            self._batch_size,
-            wanted["until"],
-            show_progress,
-        )
-        return [answer.text for answer in found]
+        """Of a batch, the prompts of these numbers."""
+        generator, most = self._assistant.generator, wanted["max_gen_toks"]
+        for number in numbers:
+            generator.check_prompt(prompts[number], most, f"prompt {number}")
+        drafts = {number: generator.draft(most, wanted["until"]) for number in numbers}
+        size = min(bucket(len(drafts), smallest=1), self._batch_size)
+        for _ in generator.grow(drafts, prompts, size, self._sampling(wanted), most, CHUNK):
+            pass
+        return [draft.answer().text for draft in drafts.values()]
+
+    def _sampling(self, wanted: Mapping[str, Any]) -> Sampling:
+        if not (wanted["do_sample"] and wanted["temperature"]):
+            return GREEDY
+        seed = self._assistant.sampling.seed
+        return Sampling(wanted["temperature"], wanted["top_k"], wanted["top_p"], seed)
 
     def loglikelihood_rolling(
         self, requests: Sequence[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-probability of each text, in windows as long as the models can read.
+        """Log-probability of each text, in windows as long as the models can read."""
+        texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
+        longest_first = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
 
-        Raises:
-          InputError: see `inference.generation.check_prompt`.
-        """
-        windows, owners = [], []
-        for number, request in enumerate(requests):
-            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
-            for window in get_rolling_token_windows(
-                tokens, self.prefix_token_id, self.max_length - 1, context_len=1
-            ):
-                windows.append(make_disjoint_window(window))
-                owners.append(number)
-        sums = [0.0] * len(requests)
-        for owner, found in zip(owners, self._judge(windows, not disable_tqdm), strict=True):
-            sums[owner] += found.log_probability
-        for request, total in zip(requests, sums, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
-        return sums
+        def judge(numbers: Sequence[int]) -> list[float]:
+            windows = {number: self._windows(texts[number]) for number in numbers}
+            found = iter(self._judge([window for own in windows.values() for window in own]))
+            return [
+                sum(one.log_probability for one in itertools.islice(found, len(own)))
+                for own in windows.values()
+            ]
+
+        asked = [request.args for request in requests]
+        return self._ask("loglikelihood_rolling", asked, [longest_first], judge, not disable_tqdm)
+
+    def _windows(self, tokens: list[int]) -> list[tuple[list[int], list[int]]]:
+        windows = get_rolling_token_windows(
+            tokens, self.prefix_token_id, self.max_length - 1, context_len=1
+        )
+        return [make_disjoint_window(window) for window in windows]
 
     def _loglikelihood_tokens(
         self,
@@ -154,18 +172,64 @@ class OverfillLM(TemplateLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         pairs = [(context, continuation) for _, context, continuation in requests]
-        found = [(one.log_probability, one.greedy) for one in self._judge(pairs, not disable_tqdm)]
-        for (texts, _, _), result in zip(requests, found, strict=True):
-            self.cache_hook.add_partial("loglikelihood", texts, result)
-        return found
+        # As `likelihoods` makes its batches.
+        order = sorted(range(len(pairs)), key=lambda n: (-len(pairs[n][1]), -len(pairs[n][0])))
 
-    def _judge(
-        self, pairs: Sequence[tuple[list[int], list[int]]], show_progress: bool
-    ) -> list[Likelihood]:
+        def judge(numbers: Sequence[int]) -> list[tuple[float, bool]]:
+            found = self._judge([pairs[number] for number in numbers])
+            return [(one.log_probability, one.greedy) for one in found]
+
+        asked = [texts for texts, _, _ in requests]
+        found = self._ask("loglikelihood", asked, [order], judge, not disable_tqdm)
+        return [(total, greedy) for total, greedy in found]
+
+    def _judge(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
         contexts, continuations = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        return likelihoods(
-            self._assistant.generator, contexts, continuations, self._batch_size, show_progress
-        )
+        return likelihoods(self._assistant.generator, contexts, continuations, self._batch_size)
+
+    def _ask(
+        self,
+        kind: str,
+        asked: Sequence[tuple],
+        groups: Sequence[Sequence[int]],
+        answer: Callable[[Sequence[int]], list],
+        show_progress: bool,
+    ) -> list:
+        """The answers to all requests, of which the log may have some; it gets the others.
+
+        Args:
+          kind: of the requests, as lm-eval calls it.
+          asked: their arguments.
+          groups: the numbers of those that may share a batch, in the order to be answered in.
+          answer: gives the answers to a batch of some numbers.
+          show_progress: on the console.
+        """
+        names = name_requests(kind, asked)
+        left = [[n for n in group if names[n] not in self._answers] for group in groups]
+        with tqdm(total=sum(map(len, left)), unit=" answers", disable=not show_progress) as bar:
+            for group in left:
+                for start in range(0, len(group), self._batch_size):
+                    batch = group[start : start + self._batch_size]
+                    for number, found in zip(batch, answer(batch), strict=True):
+                        self._keep(names[number], kind, asked[number], found)
+                    bar.update(len(batch))
+        return [self._answers[name] for name in names]
+
+    def _keep(self, name: str, kind: str, asked: tuple, answer: Any) -> None:
+        self._answers[name] = answer
+        self.cache_hook.add_partial(kind, asked, answer)
+        if self._log is not None:
+            self._log.append({"id": name, "kind": kind, "prompt": asked, "answer": answer})
+
+
+def name_requests(kind: str, asked: Sequence[tuple]) -> list[str]:
+    """A name for each request by which it is known again, though others come to stand before it."""
+    names, seen = [], collections.Counter[str]()
+    for arguments in asked:
+        content = hash_args(kind, arguments)
+        names.append(f"{content}-{seen[content]}")  # what is asked again may be answered otherwise
+        seen[content] += 1
+    return names
 
 
 def read_generation(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from overfill_jax.data.tokenizers import load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import harness, score
 from overfill_jax.inference.continuations import likelihoods
+from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.settings import load_assistant
 from overfill_jax.weights.folders import save_model
@@ -129,7 +131,7 @@ def test_every_request_has_its_own_way(lm, assistant):
     assert found == [
         write(prompt, GREEDY, 3, 1)[0].text,
         write(prompt, GREEDY, 5, 1, ["The"])[0].text,
-        write(prompt, Sampling(5.0, 0, 0.9, 0), 5, 1)[0].text,
+        write(prompt * 3, Sampling(5.0, 0, 0.9, 0), 5, 3)[2].text,
         write(prompt, GREEDY, 5, 1)[0].text,
     ]
 
@@ -171,18 +173,16 @@ def test_likelihoods_are_of_the_pair(lm, assistant):
         assert greedy == one.greedy
 
 
-def test_rolling_reads_every_token_once(lm, monkeypatch):
+def test_rolling_reads_every_token_once(assistant, lm, monkeypatch):
     """In windows of 16 tokens as in one of all: the same tokens, each behind less."""
     text = "the question and the answer " * 3
     whole = lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,), ("a",)))
     begun = lm.loglikelihood(requests("loglikelihood", ("", text), ("", "a")))
     assert whole == pytest.approx([total for total, _ in begun], abs=1e-4)
-    read = []
+    lm, read = OverfillLM(assistant, batch_size=4), []
     judge = lm._judge
     monkeypatch.setattr(type(lm), "max_length", 17)
-    monkeypatch.setattr(
-        lm, "_judge", lambda pairs, shown: read.extend(pairs) or judge(pairs, shown)
-    )
+    monkeypatch.setattr(lm, "_judge", lambda pairs: read.extend(pairs) or judge(pairs))
     lm.loglikelihood_rolling(requests("loglikelihood_rolling", (text,)))
     assert all(len(context) + len(continuation) <= 17 for context, continuation in read)
     assert [t for _, continuation in read for t in continuation] == lm.tok_encode(text)[1:]
@@ -297,4 +297,138 @@ def test_scores_agree_to_the_question(both, workdir, name):
         assert 0 < right < QUESTIONS
         share = results["results"][task][f"exact_match,{kind}"]
         assert share == pytest.approx(right / QUESTIONS)
-    assert results["settings"]["harness"]["shots"] == 1
+    assert results["settings"]["harness.shots"] == 1
+
+
+TINY = """
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+metric_list:
+  - metric: {metric}
+    aggregation: mean
+    higher_is_better: true
+"""
+WRITTEN = """output_type: generate_until
+doc_to_target: "{{answer}}"
+generation_kwargs:
+  until: []
+  max_gen_toks: 4
+"""
+CHOSEN = """output_type: multiple_choice
+doc_to_target: 0
+doc_to_choice: ["A", "B", "C"]
+"""
+
+
+@pytest.fixture
+def tiny(workdir, tmp_path, monkeypatch):
+    """Config of two tasks, of 10 questions to write and of as many with 3 choices; and a workdir of
+    its own."""
+    for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    rows = [{"question": "why? " * number, "answer": "2"} for number in range(1, 11)]
+    data = write_rows(tmp_path, rows, "tiny.jsonl")
+    for name, rest, metric in (("written", WRITTEN, "exact_match"), ("chosen", CHOSEN, "acc")):
+        text = TINY.format(name=name, data=data, metric=metric) + rest
+        (tmp_path / f"{name}.yaml").write_text(text)
+    config = make_config()
+    config.harness.folder, config.harness.tasks = str(tmp_path), ("written", "chosen")
+    config.harness.shots = 0
+    tasks = harness.load_tasks(config.harness)  # which takes longer than all the rest
+    monkeypatch.setattr(harness, "load_tasks", lambda _: tasks)
+    own = tmp_path / "run"
+    own.mkdir()
+    for name in ("full", "decoder"):
+        (own / name).symlink_to(workdir / name)
+    return config, own
+
+
+def count_batches(monkeypatch, stop_before=0):
+    """The sizes of all that the models are asked; they fail before that many batches are done."""
+    asked = []
+    write, judge = Generator.grow, OverfillLM._judge
+
+    def note(size):
+        asked.append(size)
+        if len(asked) == stop_before:
+            raise KeyboardInterrupt
+
+    def grow(self, drafts, *rest):
+        note(len(drafts))
+        return write(self, drafts, *rest)
+
+    def judged(self, pairs):
+        note(len(pairs))
+        return judge(self, pairs)
+
+    monkeypatch.setattr(Generator, "grow", grow)
+    monkeypatch.setattr(OverfillLM, "_judge", judged)
+    return asked
+
+
+def test_a_run_that_was_cut_off_asks_only_what_is_left(tiny, monkeypatch):
+    config, workdir = tiny
+    folder = workdir / "harness/full-decoder"
+    whole = count_batches(monkeypatch)
+    harness.run(config, workdir)
+    results = json.loads((folder / "results.json").read_text())["results"]
+    samples = [(folder / f"{name}.jsonl").read_text() for name in ("written", "chosen")]
+    assert sum(whole) == 10 + 3 * 10
+    shutil.rmtree(folder)
+    begun = 0
+    for stop_before in (3, 4):  # in the first kind of requests, and in the second
+        with monkeypatch.context() as patch:
+            asked = count_batches(patch, stop_before)
+            with pytest.raises(KeyboardInterrupt):
+                harness.run(config, workdir)
+        begun += sum(asked[:-1])
+        assert not (folder / "results.json").exists()
+    with monkeypatch.context() as patch:
+        asked = count_batches(patch)
+        harness.run(config, workdir)
+        assert 0 < sum(asked) == 40 - begun
+        assert json.loads((folder / "results.json").read_text())["results"] == results
+        assert [(folder / f"{name}.jsonl").read_text() for name in ("written", "chosen")] == samples
+        asked.clear()
+        harness.run(config, workdir)
+        assert not asked
+
+
+def test_results_of_other_settings_stay(tiny):
+    config, workdir = tiny
+    config.harness.tasks, config.harness.limit = ("written",), 1
+    harness.run(config, workdir)
+    folder = workdir / "harness/full-decoder"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    config.harness.batch_size = 2  # which changes no answer
+    for section, key, value in (
+        ("harness", "tasks", ("written", "chosen")),
+        ("harness", "shots", 1),
+        ("harness", "limit", 3),
+        ("harness", "chat", False),
+        ("generate", "dtype", "bfloat16"),
+        ("generate", "refresh", "every"),
+    ):
+        other = config.copy_and_resolve_references()
+        other[section][key] = value
+        with pytest.raises(InputError, match=rf"answers.jsonl: .* made with {section}\.{key}="):
+            harness.run(other, workdir)
+    (workdir / "decoder").unlink()
+    (workdir / "decoder").symlink_to("full")
+    with pytest.raises(InputError, match=r"answers.jsonl: .* made with writer="):
+        harness.run(config, workdir)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_is_asked_twice_may_be_answered_twice(lm):
+    """As tasks do that draw several answers to a question."""
+    wanted = {"max_gen_toks": 6, "do_sample": True, "temperature": 5.0}
+    found = lm.generate_until(requests("generate_until", *[("x", wanted)] * 8))
+    assert len(set(found)) > 1
+    assert lm.generate_until(requests("generate_until", *[("x", wanted)] * 8)) == found
