@@ -25,6 +25,7 @@ from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import CHUNK
 from overfill_jax.inference.continuations import Likelihood, likelihoods
+from overfill_jax.inference.generation import check_prompt
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.settings import Assistant
 
@@ -115,6 +116,8 @@ class OverfillLM(TemplateLM):
         for number, request in enumerate(requests):
             alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         groups = [sorted(same, key=lambda number: -len(prompts[number])) for same in alike.values()]
+        for request, prompt in zip(requests, prompts, strict=True):
+            self._check(request, prompt)
 
         def write(numbers: Sequence[int]) -> list[str]:
             return self._write(prompts, numbers, read_generation(requests[numbers[0]].args[1]))
@@ -122,13 +125,23 @@ class OverfillLM(TemplateLM):
         asked = [request.args for request in requests]
         return self._ask("generate_until", asked, groups, write, not disable_tqdm)
 
+    def _check(self, request: Instance, prompt: list[int]) -> None:
+        """Refuses what the models cannot answer."""
+        generator = self._assistant.generator
+        try:
+            wanted = read_generation(request.args[1])
+            self._sampling(wanted)
+            generator.check_prompt(prompt, wanted["max_gen_toks"], "its prompt")
+            generator.draft(wanted["max_gen_toks"], wanted["until"])
+        except InputError as error:
+            place = f"task {request.task_name}, question {request.doc_id}"
+            raise InputError(f"{place}: {error}") from error
+
     def _write(
         self, prompts: Sequence[list[int]], numbers: Sequence[int], wanted: Mapping[str, Any]
     ) -> list[str]:
         """Of a batch, the prompts of these numbers."""
         generator, most = self._assistant.generator, wanted["max_gen_toks"]
-        for number in numbers:
-            generator.check_prompt(prompts[number], most, f"prompt {number}")
         drafts = {number: generator.draft(most, wanted["until"]) for number in numbers}
         size = min(bucket(len(drafts), smallest=1), self._batch_size)
         for _ in generator.grow(drafts, prompts, size, self._sampling(wanted), most, CHUNK):
@@ -172,6 +185,8 @@ class OverfillLM(TemplateLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         pairs = [(context, continuation) for _, context, continuation in requests]
+        for texts, context, continuation in requests:
+            self._check_likelihood(texts, context, continuation)
         # As `likelihoods` makes its batches.
         order = sorted(range(len(pairs)), key=lambda n: (-len(pairs[n][1]), -len(pairs[n][0])))
 
@@ -182,6 +197,15 @@ class OverfillLM(TemplateLM):
         asked = [texts for texts, _, _ in requests]
         found = self._ask("loglikelihood", asked, [order], judge, not disable_tqdm)
         return [(total, greedy) for total, greedy in found]
+
+    def _check_likelihood(
+        self, texts: tuple[str, str], context: list[int], continuation: list[int]
+    ) -> None:
+        reader, writer, _ = self._assistant.generator.pair
+        for model in (reader, writer):
+            if continuation:  # there is nothing to read of an empty one
+                name = f"the likelihood of {texts[1][:40]!r}, its context"
+                check_prompt(context, len(continuation), model.config, name)
 
     def _judge(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
         contexts, continuations = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

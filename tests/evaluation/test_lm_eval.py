@@ -106,6 +106,29 @@ def requests(kind, *arguments):
     return [Instance(kind, {}, args, index) for index, args in enumerate(arguments)]
 
 
+def count_batches(monkeypatch, stop_before=0):
+    """The sizes of all that the models are asked; they fail before that many batches are done."""
+    asked = []
+    write, judge = Generator.grow, OverfillLM._judge
+
+    def note(size):
+        asked.append(size)
+        if len(asked) == stop_before:
+            raise KeyboardInterrupt
+
+    def grow(self, drafts, *rest):
+        note(len(drafts))
+        return write(self, drafts, *rest)
+
+    def judged(self, pairs):
+        note(len(pairs))
+        return judge(self, pairs)
+
+    monkeypatch.setattr(Generator, "grow", grow)
+    monkeypatch.setattr(OverfillLM, "_judge", judged)
+    return asked
+
+
 def test_answers_are_the_generators(lm, assistant):
     texts = ["one", "two and more", "three", "<s>four"]
     wanted = {"until": [" B"], "max_gen_toks": 6, "do_sample": False}
@@ -141,13 +164,24 @@ def test_every_request_has_its_own_way(lm, assistant):
     [
         ({"num_beams": 4}, "generation_kwargs: found 'num_beams', expected some of until, max_gen"),
         ({"do_sample": True, "temperature": -1.0}, "temperature is -1.0, expected"),
-        ({"max_gen_toks": 5000}, "prompt 0: .* the model's limit is 4096"),
+        ({"max_gen_toks": 5000}, "task hard, question 7: its prompt: .* the model's limit is 4096"),
         ({"max_gen_toks": 0}, "max_new_tokens is 0, expected at least 1"),
     ],
 )
-def test_what_cannot_be_done_is_refused(lm, given, message):
+def test_what_cannot_be_done_is_refused_before_the_first_answer(lm, monkeypatch, given, message):
+    asked = count_batches(monkeypatch)
+    hard = Instance("generate_until", {}, ("x", given), 0, ("hard", 7, 1))
     with pytest.raises(InputError, match=message):
-        lm.generate_until(requests("generate_until", ("x", given)))
+        lm.generate_until([*requests("generate_until", ("x", {"max_gen_toks": 3})), hard])
+    assert not asked
+
+
+def test_what_is_too_long_to_be_likely_is_refused_before_the_first(lm, monkeypatch):
+    asked = count_batches(monkeypatch)
+    pairs = [("Is it so?", " A"), ("why? " * 1000, " and so")]
+    with pytest.raises(InputError, match=r"the likelihood of ' and so', its context: .* is 4096"):
+        lm.loglikelihood(requests("loglikelihood", *pairs * 5))
+    assert not asked
 
 
 def test_generation_as_tasks_leave_it_open():
@@ -347,29 +381,6 @@ def tiny(workdir, tmp_path, monkeypatch):
     for name in ("full", "decoder"):
         (own / name).symlink_to(workdir / name)
     return config, own
-
-
-def count_batches(monkeypatch, stop_before=0):
-    """The sizes of all that the models are asked; they fail before that many batches are done."""
-    asked = []
-    write, judge = Generator.grow, OverfillLM._judge
-
-    def note(size):
-        asked.append(size)
-        if len(asked) == stop_before:
-            raise KeyboardInterrupt
-
-    def grow(self, drafts, *rest):
-        note(len(drafts))
-        return write(self, drafts, *rest)
-
-    def judged(self, pairs):
-        note(len(pairs))
-        return judge(self, pairs)
-
-    monkeypatch.setattr(Generator, "grow", grow)
-    monkeypatch.setattr(OverfillLM, "_judge", judged)
-    return asked
 
 
 def test_a_run_that_was_cut_off_asks_only_what_is_left(tiny, monkeypatch):
