@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
-from overfill_jax.stages import JOBS, STAGES, run_stage
+from overfill_jax.stages import PREEMPTIBLE, STAGES, run_stage
 
 # `ru_maxrss` counts bytes on macOS and KiB elsewhere.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         if len(argv) != 2:
             raise InputError(f"found {argv[1:]}, expected one stage of {', '.join(STAGES)}")
-        index = given.process_index
-        distributed.start(given.coordinator, given.processes, index, preemptible=argv[1] in JOBS)
+        index, preemptible = given.process_index, argv[1] in PREEMPTIBLE
+        distributed.start(given.coordinator, given.processes, index, preemptible)
         began = time.monotonic()
         run_stage(argv[1], given.config, given.workdir)
         gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 2**30

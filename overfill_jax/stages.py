@@ -32,9 +32,11 @@ STAGES = {
     "report": "overfill_jax.reporting.report",
 }
 
-# They run in many processes if need be, and save and end on SIGTERM. Of the others, every process
-# would write the same files.
-JOBS = frozenset({"train"})
+# They run in many processes if need be. Of the others, every process would write the same files.
+JOBS = frozenset({"train", "harness"})
+
+# They save and end on SIGTERM, which is what they look out for between two steps.
+PREEMPTIBLE = frozenset({"train"})
 
 # They record their config themselves, before their work: what they have done stays if they fail.
 RECORDING = frozenset({"train", "experiment"})
@@ -98,7 +100,7 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
     folder = config.compilation_cache if stage in COMPILING else ""
     with compilation.kept(folder, workdir):
         importlib.import_module(STAGES[stage]).run(config, workdir)
-    if stage not in RECORDING:
+    if stage not in RECORDING and distributed.is_main():
         record.write_config(resolved, config)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from overfill_jax import files
+from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.optional import require
@@ -20,7 +20,9 @@ _PACKAGE = "lm-eval", "harness", "stage harness"
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes harness/<pair>/: results.json, and every request with its answer by task.
 
-    The answers are kept as they come, in answers.jsonl, from which the same command goes on.
+    The answers are kept as they come, in answers.jsonl, from which the same command goes on. Of a
+    job of many processes each holds the pair and answers its share of the requests; all know all
+    answers and judge them, and the first writes.
 
     Raises:
       InputError: the folder has answers of other settings; or as `load_tasks`, `load_assistant`.
@@ -32,7 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     folder = workdir / "harness" / "-".join(names).replace("/", "_")
     files.check_writable(folder / "results.json")
     settings = settings_of(config, workdir)
-    log = AnswerLog(folder / "answers.jsonl", settings, prompts={})
+    log = open_log(folder / "answers.jsonl", settings)
     tasks = load_tasks(c)
     found = require("lm_eval.evaluator", *_PACKAGE).simple_evaluate(
         ours.OverfillLM(load_assistant(config, workdir, c.batch_size), c.batch_size, log),
@@ -46,6 +48,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         numpy_random_seed=config.seed,
         fewshot_random_seed=config.seed,
     )
+    if not distributed.is_main():
+        return
     found = _plain(found)
     for task, samples in found.pop("samples").items():
         lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
@@ -53,6 +57,20 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     files.write_json(folder / "results.json", found | {"settings": settings})
     shown = require("lm_eval.utils", *_PACKAGE).make_table(found)
     print(f"\n{shown}\nAnswers: {folder}")
+
+
+def open_log(path: Path, settings: dict[str, Any]) -> AnswerLog:
+    """The answers of former runs, the same in all processes.
+
+    Raises:
+      InputError: as `AnswerLog`.
+    """
+    # The first process may mend the file, which the others read after it.
+    for first in (True, False):
+        if distributed.is_main() == first:
+            log = AnswerLog(path, settings, prompts={})
+        distributed.barrier("harness answers")
+    return log
 
 
 def settings_of(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, Any]:

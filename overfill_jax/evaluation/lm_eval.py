@@ -5,7 +5,8 @@
 >>> lm_eval.simple_evaluate(lm, tasks=["arc_challenge_chat"], apply_chat_template=True)
 
 Of a likelihood the reader reads the context and the writer gives the continuation. In a job of many
-processes each asks all the same; lm-eval is told of one process, and only the first should write.
+processes lm-eval runs in each as if alone and poses the same requests, which they share out here:
+each answers its part on its own devices, with a pair of its own, and tells all. The first writes.
 """
 
 import collections
@@ -20,6 +21,7 @@ from lm_eval.api.model import TemplateLM, hash_args
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm.auto import tqdm
 
+from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.inference.buckets import bucket
@@ -49,7 +51,7 @@ class OverfillLM(TemplateLM):
 
         Args:
           assistant: what `load_assistant` gives.
-          batch_size: rows that are read and written at a time.
+          batch_size: rows that each process reads and writes at a time.
           log: of answers, which are not asked for again; every other goes there as its batch ends.
         """
         super().__init__()
@@ -221,20 +223,28 @@ class OverfillLM(TemplateLM):
     ) -> list:
         """The answers to all requests, of which the log may have some; it gets the others.
 
+        To be called by all processes, for the same requests.
+
         Args:
           kind: of the requests, as lm-eval calls it.
           asked: their arguments.
           groups: the numbers of those that may share a batch, in the order to be answered in.
           answer: gives the answers to a batch of some numbers.
           show_progress: on the console.
+
+        Raises:
+          InputError: lm-eval poses other requests in other processes.
         """
         names = name_requests(kind, asked)
+        check_same(kind, names)
+        together = distributed.process_count() * self._batch_size
+        shown = show_progress and distributed.is_main()
         left = [[n for n in group if names[n] not in self._answers] for group in groups]
-        with tqdm(total=sum(map(len, left)), unit=" answers", disable=not show_progress) as bar:
+        with tqdm(total=sum(map(len, left)), unit=" answers", disable=not shown) as bar:
             for group in left:
-                for start in range(0, len(group), self._batch_size):
-                    batch = group[start : start + self._batch_size]
-                    for number, found in zip(batch, answer(batch), strict=True):
+                for start in range(0, len(group), together):
+                    batch = group[start : start + together]
+                    for number, found in share(batch, answer):
                         self._keep(names[number], kind, asked[number], found)
                     bar.update(len(batch))
         return [self._answers[name] for name in names]
@@ -242,8 +252,35 @@ class OverfillLM(TemplateLM):
     def _keep(self, name: str, kind: str, asked: tuple, answer: Any) -> None:
         self._answers[name] = answer
         self.cache_hook.add_partial(kind, asked, answer)
-        if self._log is not None:
+        if self._log is not None and distributed.is_main():
             self._log.append({"id": name, "kind": kind, "prompt": asked, "answer": answer})
+
+
+def share(batch: Sequence[int], answer: Callable[[Sequence[int]], list]) -> list[tuple[int, Any]]:
+    """Each number with its answer, as JSON has it; a process answers a part and learns the others.
+
+    To be called by all processes.
+    """
+    index, count = distributed.process_index(), distributed.process_count()
+    own = batch[index::count]
+    texts = distributed.gather(json.dumps(answer(own) if own else []), distributed.WORK_TIMEOUT)
+    parts = [zip(batch[n::count], json.loads(text), strict=True) for n, text in enumerate(texts)]
+    return [pair for part in parts for pair in part]
+
+
+def check_same(kind: str, names: Sequence[str]) -> None:
+    """Compares the requests of all processes, which meet here.
+
+    Raises:
+      InputError: in every process; they differ.
+    """
+    digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    same = distributed.who_says(distributed.gather(digest, distributed.WORK_TIMEOUT))
+    if len(same) > 1:
+        raise InputError(
+            f"lm-eval: found other {kind} requests in process {'; '.join(same.values())}, expected "
+            "the same tasks and data on all hosts"
+        )
 
 
 def name_requests(kind: str, asked: Sequence[tuple]) -> list[str]:

@@ -79,6 +79,8 @@ def mesh_of(tree: Any) -> Mesh:
 def serving_mesh(mesh: ml_collections.ConfigDict, rows: int) -> Mesh:
     """The devices that answer so many prompts at once, by the `mesh` section of the config.
 
+    They are those of this process: of a job of many, each answers prompts of its own.
+
     Weights are split along `tensor` alone: what training splits along `fsdp` would be brought
     together again for every token. So `fsdp` counts as `data`, parts of the batch with whole copies
     of the weights, of which there are no more than rows.
@@ -86,11 +88,11 @@ def serving_mesh(mesh: ml_collections.ConfigDict, rows: int) -> Mesh:
     Raises:
       InputError: the mesh does not fit the devices.
     """
-    sizes, count = (mesh.data, mesh.fsdp, mesh.tensor), jax.device_count()
+    sizes, count = (mesh.data, mesh.fsdp, mesh.tensor), jax.local_device_count()
     wanted = math.prod(sizes) if min(sizes) > 0 else count  # other devices have no part in it
     data, fsdp, tensor = mesh_sizes(*sizes, min(wanted, count), f"{count} devices")
     copies = min(data * fsdp, rows)
-    return make_mesh(copies, 1, tensor, jax.devices()[: copies * tensor])
+    return make_mesh(copies, 1, tensor, jax.local_devices()[: copies * tensor])
 
 
 def keep(tree: Any) -> Any:
