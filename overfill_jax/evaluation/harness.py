@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _PACKAGE = "lm-eval", "harness", "stage harness"
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes harness/<pair>/: results.json, and every request with its answer by task.
+    """Writes harness/<pair>/: results.json, harness.md, and every request with its answer by task.
 
     The answers are kept as they come, in answers.jsonl, from which the same command goes on. Of a
     job of many processes each holds the pair and answers its share of the requests; all know all
@@ -30,7 +31,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     c = config.harness
     # Not imported above: it is a subclass of what may not be installed.
     ours = require("overfill_jax.evaluation.lm_eval", *_PACKAGE)
-    names = dict.fromkeys((config.generate.full, config.generate.decoder))
+    names = list(dict.fromkeys((config.generate.full, config.generate.decoder)))
     folder = workdir / "harness" / "-".join(names).replace("/", "_")
     files.check_writable(folder / "results.json")
     settings = settings_of(config, workdir)
@@ -55,8 +56,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         files.write_text(folder / f"{task}.jsonl", lines)
     files.write_json(folder / "results.json", found | {"settings": settings})
-    shown = require("lm_eval.utils", *_PACKAGE).make_table(found)
-    print(f"\n{shown}\nAnswers: {folder}")
+    tables = as_tables(found)
+    files.write_text(folder / "harness.md", as_report(names, settings, tables))
+    print(f"\n{tables}\n\nAnswers: {folder}")
 
 
 def open_log(path: Path, settings: dict[str, Any]) -> AnswerLog:
@@ -113,6 +115,19 @@ def load_tasks(c: ml_collections.ConfigDict) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"harness.tasks: lm-eval has no task {name!r}{hint}")
     return tasks
+
+
+def as_tables(found: dict) -> str:
+    """lm-eval's tables in Markdown: of all tasks, and of their groups where there are some."""
+    utilities = require("lm_eval.utils", *_PACKAGE)
+    kinds = ["results"] + ["groups"] * bool(found.get("groups"))
+    return "\n\n".join(utilities.make_table(found, kind).strip() for kind in kinds)
+
+
+def as_report(names: Sequence[str], settings: dict[str, Any], tables: str) -> str:
+    """The tables under a heading that says whose they are, and what they were made with."""
+    told = ", ".join(f"`{key}={value!r}`" for key, value in settings.items())
+    return f"# lm-eval: {', '.join(names)}\n\n{tables}\n\nWith {told}.\n"
 
 
 def _plain(found: dict) -> dict:

@@ -21,6 +21,7 @@ from overfill_jax.reporting.section import Section, as_document, from_document
 DOCUMENTS = (
     "report/report.md",
     "scores/*/scores.md",
+    "harness/*/harness.md",
     "experiments/*/report.md",
     "benchmark/*.md",
     "plan/plan.md",

@@ -11,6 +11,7 @@ import pytest
 
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import harness
+from overfill_jax.reporting import report
 from tests.conftest import REPOSITORY, simulated
 from tests.evaluation.tasks.files import write_rows
 
@@ -37,6 +38,13 @@ generation_kwargs:
   until: []
   max_gen_toks: 4
 """
+GROUP = """group: both
+task:
+  - written
+  - chosen
+aggregate_metric_list:
+  - metric: acc
+"""
 CHOSEN = """output_type: multiple_choice
 doc_to_target: 0
 doc_to_choice: [" A", " B", " C"]
@@ -60,6 +68,7 @@ def tiny(workdir, tmp_path, monkeypatch):
     for name, rest, metric in (("written", WRITTEN, "exact_match"), ("chosen", CHOSEN, "acc")):
         text = TINY.format(name=name, data=data, metric=metric) + rest
         (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "both.yaml").write_text(GROUP)
     config = make_config()
     config.harness.folder, config.harness.tasks = str(tmp_path), ("written", "chosen")
     config.harness.shots = 0
@@ -124,6 +133,21 @@ def test_results_of_other_settings_stay(tiny):
     with pytest.raises(InputError, match=r"answers.jsonl: .* made with writer="):
         harness.run(config, workdir)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_tables_come_to_the_report(tiny):
+    config, workdir = tiny
+    config.harness.limit = 2
+    config.harness.tasks = ("both",)
+    harness.run(config, workdir)
+    (section,) = report.gather(workdir, 0)
+    assert section.title == "lm-eval: full, decoder"
+    rows = [[cell.strip() for cell in line.split("|")] for line in section.body.splitlines()]
+    values = {(row[1], row[5]): row[7] for row in rows if len(row) > 8}
+    found = json.loads((workdir / "harness/full-decoder/results.json").read_text())["results"]
+    assert float(values["- written", "exact_match"]) == found["written"]["exact_match,none"]
+    assert [row[1] for row in rows if len(row) > 1 and "both" in row[1]] == ["both", "both"]
+    assert "`harness.limit=2`" in section.body
 
 
 def run_in_two(config, workdir):
