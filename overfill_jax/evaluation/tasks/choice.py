@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Num
 
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, ask, turn
@@ -176,8 +177,8 @@ def verdict_redux(question: Question, answer: str) -> dict[str, float]:
 
 
 def verdict_ranked(question: Question, log_likelihoods: Sequence[float]) -> dict[str, float]:
-    """Whether the likeliest choice is the right one."""
-    return {"acc": float(np.argmax(log_likelihoods) == question.gold)}
+    """Whether the likeliest choice is the right one; of equals the first is."""
+    return {"acc": float(_likeliest(np.array(log_likelihoods)) == question.gold)}
 
 
 def verdict_ranked_texts(question: Question, log_likelihoods: Sequence[float]) -> dict[str, float]:
@@ -185,8 +186,13 @@ def verdict_ranked_texts(question: Question, log_likelihoods: Sequence[float]) -
     lengths = [len(choice) for choice in question.choices]
     each = np.divide(log_likelihoods, lengths)
     return verdict_ranked(question, log_likelihoods) | {
-        "acc_norm": float(np.argmax(each) == question.gold)
+        "acc_norm": float(_likeliest(each) == question.gold)
     }
+
+
+def _likeliest(log_likelihoods: Num[np.ndarray, "K"]) -> int | None:
+    """None where one of them is no number: the model is broken, and argmax would choose it."""
+    return None if np.isnan(log_likelihoods).any() else int(np.argmax(log_likelihoods))
 
 
 def _choices(row: Mapping, wording: Wording) -> tuple[str, ...]:

@@ -108,24 +108,44 @@ def test_shots_need_a_file_of_them(tmp_path):
         MMLU.read(write_rows(tmp_path, TEST, "rows.jsonl"), 1)
 
 
-# Log-likelihoods of "no", "perhaps" and "yes, it is", which is right, and what is.
+PLAIN = ("no", "perhaps", "yes, it is")  # 2, 7 and 10 characters
+NAN, NEVER = float("nan"), float("-inf")
+# Choices, the right one, their log-likelihoods, and whether the likeliest is right, and the
+# likeliest by its length.
 RANKINGS = [
-    ((-3.0, -2.0, -1.0), True, True),
-    ((-1.0, -2.0, -3.0), False, False),  # -0.5, -0.286 and -0.3 a character
-    ((-1.0, -2.0, -2.8), False, True),
-    ((-1.0, -1.0, -1.0), False, True),
-    ((-1.0, -2.0, -0.9), True, True),
-    ((-0.1, -9.0, -1.0), False, False),
-    ((-9.0, -0.1, -1.0), False, False),
-    ((-1.0, -1.0, -0.99), True, True),
-    ((-100.0, -200.0, -300.0), False, False),
-    ((-100.0, -200.0, -280.0), False, True),
+    (PLAIN, 2, (-3.0, -2.0, -1.0), True, True),
+    (PLAIN, 2, (-1.0, -2.0, -3.0), False, False),  # -0.5, -0.286 and -0.3 a character
+    (PLAIN, 2, (-1.0, -2.0, -2.8), False, True),
+    (PLAIN, 2, (-1.0, -1.0, -1.0), False, True),
+    (PLAIN, 2, (-1.0, -2.0, -0.9), True, True),
+    (PLAIN, 2, (-0.1, -9.0, -1.0), False, False),
+    (PLAIN, 2, (-9.0, -0.1, -1.0), False, False),
+    (PLAIN, 2, (-100.0, -200.0, -280.0), False, True),
+    (PLAIN, 0, (-1.0, -2.0, -3.0), True, False),
+    (PLAIN, 0, (-0.1, -2.0, -3.0), True, True),
+    (PLAIN, 1, (-1.0, -2.0, -3.0), False, True),
+    (PLAIN, 0, (-1.0, -1.0, -1.0), True, False),  # of equals the first
+    (PLAIN, 0, (0.0, 0.0, 0.0), True, True),
+    (PLAIN, 1, (0.0, 0.0, 0.0), False, False),
+    (PLAIN, 1, (NEVER, -1e30, NEVER), True, True),
+    (PLAIN, 0, (NEVER, -1e30, -1e31), False, False),
+    (PLAIN, 2, (-2.0000001, -2.0000001, -2.0), True, True),
+    (PLAIN, 0, (NAN, NAN, NAN), False, False),  # a broken model has no answer
+    (PLAIN, 1, (-1.0, NAN, -3.0), False, False),
+    (PLAIN, 2, (-9.0, NAN, -0.1), False, False),
+    (("a", "b", "a"), 2, (-1.0, -2.0, -1.0), False, False),  # twice the same text: the first
+    (("a", "b", "a"), 0, (-1.0, -2.0, -1.0), True, True),
+    (("\u00fc\u00fc", "abc"), 0, (-2.0, -2.9), True, False),  # characters, not bytes
+    (("e\u0301", "abcd"), 0, (-1.0, -2.0), True, True),  # of two characters
+    (("x", "x" * 1000), 0, (-1.0, -999.0), True, False),
+    (("one", "two", "three", "four", "five"), 4, (-5.0, -4.0, -3.0, -2.0, -1.0), True, True),
+    (("1 ", "2"), 1, (-1.5, -1.0), True, False),  # spaces count
 ]
 
 
-@pytest.mark.parametrize(("found", "likeliest", "by_length"), RANKINGS)
-def test_rankings(found, likeliest, by_length):
-    question = Question("1", [], 2, choices=("no", "perhaps", "yes, it is"))
+@pytest.mark.parametrize(("choices", "gold", "found", "likeliest", "by_length"), RANKINGS)
+def test_rankings(choices, gold, found, likeliest, by_length):
+    question = Question("1", [], gold, choices=choices)
     assert ARC_RANKED.verdict(question, found) == {"acc": likeliest, "acc_norm": by_length}
     assert MMLU_RANKED.verdict(question, found) == {"acc": likeliest}
 

@@ -51,31 +51,32 @@ def test_eight_variants():
     assert variants("") == [""] * 8
 
 
-@pytest.mark.parametrize(
-    "instruction, answer, strict, loose",
-    [
-        (QUOTED, '"Yes."', True, True),
-        (QUOTED, 'Sure:\n"Yes."', False, True),  # without the first line
-        (QUOTED, '"Yes."\nBye.', False, True),  # without the last
-        (QUOTED, 'Sure:\n"Yes."\nBye.', False, True),  # without both
-        (QUOTED, '**"Yes."**', False, True),  # without asterisks
-        (QUOTED, 'Sure:\n**"Yes."**\nBye.', False, True),
-        (QUOTED, 'Sure:\nwell:\n"Yes."', False, False),  # of two lines only one goes
-        (NO_COMMA, "Yes, sure.\nNo comma here.", False, True),
-        (NO_COMMA, "a, b", False, False),  # nothing is left of a single line
-        (NO_COMMA, "a, b\n", False, False),
-        (JSON, "Here it is:\n[1]\nDone.", False, True),
-        (TITLE, "*<<a*b>>*", True, True),
-        (TITLE, "<*<a>*>", False, True),
-        (BULLETS, "* a\n* b\n* c", False, True),
-        (BULLETS, "* a\n* b", True, True),
-        (QUOTED, "", False, False),
-        (NO_COMMA, " \n ", False, False),
-        (NO_COMMA, "*\n*", True, True),
-        (NO_COMMA, "**", True, True),
-        (JSON, "```json\n{}\n```", True, True),
-    ],
-)
+# Instruction, answer, and whether it is followed strictly and loosely.
+LOOSELY = [
+    (QUOTED, '"Yes."', True, True),
+    (QUOTED, 'Sure:\n"Yes."', False, True),  # without the first line
+    (QUOTED, '"Yes."\nBye.', False, True),  # without the last
+    (QUOTED, 'Sure:\n"Yes."\nBye.', False, True),  # without both
+    (QUOTED, '**"Yes."**', False, True),  # without asterisks
+    (QUOTED, 'Sure:\n**"Yes."**\nBye.', False, True),
+    (QUOTED, 'Sure:\nwell:\n"Yes."', False, False),  # of two lines only one goes
+    (NO_COMMA, "Yes, sure.\nNo comma here.", False, True),
+    (NO_COMMA, "a, b", False, False),  # nothing is left of a single line
+    (NO_COMMA, "a, b\n", False, False),
+    (JSON, "Here it is:\n[1]\nDone.", False, True),
+    (TITLE, "*<<a*b>>*", True, True),
+    (TITLE, "<*<a>*>", False, True),
+    (BULLETS, "* a\n* b\n* c", False, True),
+    (BULLETS, "* a\n* b", True, True),
+    (QUOTED, "", False, False),
+    (NO_COMMA, " \n ", False, False),
+    (NO_COMMA, "*\n*", True, True),
+    (NO_COMMA, "**", True, True),
+    (JSON, "```json\n{}\n```", True, True),
+]
+
+
+@pytest.mark.parametrize("instruction, answer, strict, loose", LOOSELY)
 def test_loosely(instruction, answer, strict, loose):
     question = asked(instruction)
     assert follows(question, answer) == [strict]

@@ -5,6 +5,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.evaluation import optional
 from overfill_jax.evaluation.bootstrap import interval
 from overfill_jax.evaluation.tasks import wmt16
+from overfill_jax.evaluation.tasks.question import Question
 from overfill_jax.evaluation.tasks.wmt16 import WMT16, bleu, count_ngrams, read
 
 sacrebleu = pytest.importorskip("sacrebleu")
@@ -50,6 +51,44 @@ def test_prompts_are_the_harnesses(tmp_path):
 
 def test_without_shots_no_file_of_them_is_needed(tmp_path):
     assert [len(question.messages) for question in read(write(tmp_path, "test"), 0)] == [1, 1, 1]
+
+
+# Reference, answer, and what is counted by hand: n-grams of 1 to 4 tokens that are the reference's,
+# too, all n-grams, and the tokens of both.
+DOG = "A dog is running."  # five tokens
+COUNTS = [
+    (DOG, DOG, (5, 4, 3, 2), (5, 4, 3, 2), 5, 5),
+    (DOG, "", (0, 0, 0, 0), (0, 0, 0, 0), 0, 5),
+    (DOG, " \t ", (0, 0, 0, 0), (0, 0, 0, 0), 0, 5),
+    (DOG, "  A dog is running.\t", (5, 4, 3, 2), (5, 4, 3, 2), 5, 5),
+    (DOG, "A dog is running .", (5, 4, 3, 2), (5, 4, 3, 2), 5, 5),
+    (DOG, "A dog\u00a0is running.", (5, 4, 3, 2), (5, 4, 3, 2), 5, 5),
+    (DOG, "A dog is run-\nning.", (5, 4, 3, 2), (5, 4, 3, 2), 5, 5),  # joined again
+    (DOG, "A dog <skipped>is running.", (5, 4, 3, 2), (5, 4, 3, 2), 5, 5),  # an old mark of NIST's
+    (DOG, "A dog is running", (4, 3, 2, 1), (4, 3, 2, 1), 4, 5),
+    (DOG, "a dog is running.", (4, 3, 2, 1), (5, 4, 3, 2), 5, 5),
+    (DOG, "A A A A A", (1, 0, 0, 0), (5, 4, 3, 2), 5, 5),  # counts as often as it may occur
+    (DOG, ". running is dog A", (5, 0, 0, 0), (5, 4, 3, 2), 5, 5),
+    (DOG, f"{DOG} {DOG}", (5, 4, 3, 2), (10, 9, 8, 7), 10, 5),
+    (DOG, "Ein Hund rennt.", (1, 0, 0, 0), (4, 3, 2, 1), 4, 5),
+    (DOG, "A dog-is running.", (3, 1, 0, 0), (4, 3, 2, 1), 4, 5),
+    (DOG, "**A dog** is running.", (5, 3, 1, 0), (9, 8, 7, 6), 9, 5),
+    (DOG, "A d\u043eg is running.", (4, 2, 1, 0), (5, 4, 3, 2), 5, 5),  # a Cyrillic o
+    (DOG, "\u4e00\u5339\u72d7\u5728\u8dd1\u3002", (0, 0, 0, 0), (1, 0, 0, 0), 1, 5),
+    ("Yes!", "Yes!", (2, 1, 0, 0), (2, 1, 0, 0), 2, 2),
+    ("Yes!", "No!", (1, 0, 0, 0), (2, 1, 0, 0), 2, 2),
+    ("Tom & Ann", "Tom &amp; Ann", (3, 2, 1, 0), (3, 2, 1, 0), 3, 3),
+    ("I can't.", "I can\u2019t.", (2, 0, 0, 0), (3, 2, 1, 0), 3, 3),
+    ("It costs 1,000.50 euros.", "It costs 1000.50 euros.", (4, 2, 0, 0), (5, 4, 3, 2), 5, 5),
+    ('He said "yes".', "He said \u201cyes\u201d.", (3, 1, 0, 0), (4, 3, 2, 1), 4, 6),
+    ("A caf\u00e9.", "A cafe\u0301.", (2, 0, 0, 0), (3, 2, 1, 0), 3, 3),
+]
+
+
+@pytest.mark.parametrize(("reference", "answer", "matching", "total", "length", "expected"), COUNTS)
+def test_ngrams_are_counted(reference, answer, matching, total, length, expected):
+    counts = count_ngrams(Question("1", [], reference), answer)
+    assert counts == [*matching, *total, length, expected]
 
 
 @pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS)
