@@ -1,8 +1,17 @@
 """MATH with worked solutions: the harness's minerva_math (Hendrycks et al., arXiv 2103.03874).
 
-The four shots are those of Minerva (Lewkowycz et al., arXiv 2206.14858, appendix D). Whether two
-answers are equal is math-verify's to say: it finds the last boxed or final one, and compares what
-it stands for, as LaTeX or as a number.
+The four shots are those of Minerva (Lewkowycz et al., arXiv 2206.14858, appendix D). Which part of
+a text is its result, and whether two results are equal, is math-verify's to say. It takes the first
+of these that the text has, and of several the one that ends last:
+
+1. what stands between "final answer is" and "I hope", the words of the shots;
+2. what is boxed or stands behind "final answer is", whichever comes later;
+3. what follows "answer:", then what follows "answer";
+4. any LaTeX in dollars or brackets, or number.
+
+What cannot be read as mathematics is passed over, but may equal the solution's letter by letter.
+Boxes are one result, a set, where "and", "or" or a comma joins them, where they share their dollars
+and where the last has none; elsewhere the last counts. The set's solutions are read alike.
 """
 
 from pathlib import Path

@@ -8,6 +8,7 @@ from overfill_jax.evaluation.tasks.question import Question
 from tests.evaluation.tasks.files import write_rows
 
 HALF = r"Therefore it is $\boxed{\frac{1}{2}}$."
+COLUMN = r"$\boxed{\begin{pmatrix}1\\2\end{pmatrix}}$"
 # Solution, answer, and whether it is right.
 ANSWERS = [
     (HALF, r"Final Answer: The final answer is $\frac{1}{2}$. I hope it is correct.", True),
@@ -40,6 +41,45 @@ ANSWERS = [
     (r"$\boxed{5}$", "[" * 8000, False),
     (r"$\boxed{5}$", "\\frac" * 500, False),
     (r"$\boxed{5}$", r"$9^{9^{9^{9}}}$", False),  # beyond what can be reckoned out
+    (r"$\boxed{10\%}$", "10 percent", True),
+    (r"$\boxed{10\%}$", "10", True),  # a number may go without its percent sign
+    (r"$\boxed{1,2}$", "2 and 1", False),
+    (r"$\boxed{1,2}$", "$2$ and $1$", True),
+    (r"$\boxed{\pm 1}$", r"$x = 1$ or $x = -1$", True),
+    (r"$\boxed{101_2}$", r"$\boxed{101}$", True),  # bases are not read
+    (r"$\boxed{\frac{1}{3}}$", "0.333", False),
+    (r"$\boxed{0.\overline{3}}$", r"$\boxed{0.\overline{3}}$", True),  # letter by letter
+    (r"$\boxed{0.\overline{3}}$", r"$\boxed{\frac{1}{3}}$", False),
+    (r"$\boxed{x<3}$", r"$(-\infty,3)$", True),
+    (COLUMN, r"$\begin{bmatrix}1\\2\end{bmatrix}$", True),
+    (COLUMN, r"$\begin{bmatrix}2\\1\end{bmatrix}$", False),
+]
+# Answers, and which number in them is read as their result.
+RESULTS = [
+    (r"$\boxed{1}$ and later $\boxed{2}$.", "2"),
+    (r"$\boxed{2}$ where $x = \frac{1}{3}$ and $y = 4$.", "2"),
+    (r"$\boxed{4}$. The final answer is $3$.", "3"),
+    (r"The final answer is $3$. And $\boxed{4}$.", "4"),
+    (r"The final answer is $3$. I hope it is correct. Or $\boxed{4}$.", "3"),
+    ("The final answer is 3. I hope so. The final answer is $5$.", "3"),
+    ("The final answer is $3$. I hope. The final answer is $5$. I hope.", "5"),
+    ("The final answer is $3$. The final answer is $5$. Also $7$.", "5"),
+    (r"$\boxed{4}$. The answer is $3$. Answer: $5$.", "4"),
+    ("Answer: $5$. The answer is $6$, and $7$.", "5"),
+    ("The answer is $6$. We have used $7$ and 8.", "6"),
+    ("$3$, then $7$, then 9", "9"),
+    ("9, then $3$", "3"),
+    (r"$\boxed{}$, that is $7$", "7"),
+    (r"$7$ and $\boxed{8", "7"),
+    (r"\boxed 5", "5"),
+    (r"\boxed{\boxed{5}}", "5"),
+    (r"$x = \boxed{5} = 2 + 3$", "5"),
+    (r"$\boxed{1}$ and $\boxed{2}$", r"\{1,2\}"),
+    (r"$\boxed{1}, \boxed{2}$", r"\{1,2\}"),
+    (r"\boxed{1}, no, \boxed{2}", r"\{1,2\}"),
+    (r"$\boxed{1}$, no, \boxed{2}", r"\{1,2\}"),
+    (r"\boxed{1}, no, $\boxed{2}$", "2"),
+    (r"$\boxed{1}$, no, $\boxed{2}$", "2"),
 ]
 
 
@@ -47,6 +87,13 @@ ANSWERS = [
 def test_verdicts(solution, answer, right):
     pytest.importorskip("math_verify")
     assert MATH.verdict(Question("1", [], solution), answer) == {"math_verify": right}
+
+
+@pytest.mark.parametrize(("answer", "result"), RESULTS, ids=range(len(RESULTS)))
+def test_which_part_of_an_answer_counts(answer, result):
+    pytest.importorskip("math_verify")
+    assert MATH.verdict(Question("1", [], rf"$\boxed{{{result}}}$"), answer) == {"math_verify": 1}
+    assert MATH.verdict(Question("1", [], answer), rf"$\boxed{{{result}}}$") == {"math_verify": 1}
 
 
 ROW = {"problem": "What is half of 1?", "solution": HALF, "type": "Algebra", "level": "Level 1"}
