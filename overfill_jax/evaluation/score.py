@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from overfill_jax import files
 from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.exam import Asked, Exam, check_prompts, choose_systems, load_exam
+from overfill_jax.evaluation.marks import mark
 from overfill_jax.evaluation.ranking import rank
 from overfill_jax.evaluation.scores import Score, as_lines, as_report, score_of
 from overfill_jax.evaluation.systems import System, swap_models
@@ -42,8 +43,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         system: AnswerLog(folder / f"{system.name}.jsonl", exam.settings(system, workdir), prompts)
         for system in systems
     }
-    for log in logs.values():
-        judge_anew(exam, log)
     scores: list[Score] = []
     models: dict[str, Model] = {}
     mesh = serving_mesh(config.mesh, exam.batch_size)
@@ -53,7 +52,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             swap_models(models, system, workdir, exam.dtype, mesh)
             ask = rank_all if left[0].question.choices else answer_all
             ask(system, models, exam, left, log)
-        scores.append(judge(system, exam, log))
+        scores.append(sum_up(system, exam, log))
         save(scores[-1], exam.settings(system, workdir), folder)
     files.write_text(folder / "scores.md", as_report(exam.benchmark.name, scores))
     print(f"\n{as_lines(scores)}\n\nAnswers: {folder}")
@@ -116,7 +115,7 @@ def rank_all(
 
 
 def row_of(asked: Asked, answer: Answer | list[float], exam: Exam) -> dict[str, Any]:
-    """The line of an answer, or of the log-likelihoods of a question's choices."""
+    """The line of an answer, or of the log-likelihoods of a question's choices, without marks."""
     question = asked.question
     found: dict[str, Any] = {"answer": answer}
     if isinstance(answer, Answer):
@@ -128,24 +127,13 @@ def row_of(asked: Asked, answer: Answer | list[float], exam: Exam) -> dict[str, 
         "prompt": asked.text,
         "gold": question.gold,
         **found,
-        "marks": exam.benchmark.verdict(question, found["answer"]),
     }
 
 
-def judge_anew(exam: Exam, log: AnswerLog) -> None:
-    """Marks the answers of former runs: it may have been another version that marked them then."""
-    questions = [asked.question for asked in exam.asked if asked.question.id in log.rows]
-    anew = {}
-    for question in questions:
-        row = log.rows[question.id]
-        marks = exam.benchmark.verdict(question, row["answer"])
-        anew[question.id] = row | {"gold": question.gold, "marks": marks}
-    log.update(anew)
-
-
-def judge(system: System, exam: Exam, log: AnswerLog) -> Score:
-    """The score of all answers."""
+def sum_up(system: System, exam: Exam, log: AnswerLog) -> Score:
+    """The score of all answers; those that are not marked yet are."""
     questions = [asked.question for asked in exam.asked]
+    mark(exam.benchmark, questions, log, f"{exam.benchmark.name}, {system.title}")
     rows = log.chosen([question.id for question in questions])
     found = score_of(system, exam.benchmark, questions, rows)
     if found.lengths and found.lengths.empty == found.questions:

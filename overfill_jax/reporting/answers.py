@@ -32,7 +32,7 @@ def _side_by_side(question: dict[str, Any], logs: dict[str, dict[str, dict[str, 
     cells.append(["expected", _shown(gold), ""])
     for system, rows in logs.items():
         if own := rows.get(question["id"]):
-            cells.append([system, _shown(own["answer"]), _mark(own["marks"])])
+            cells.append([system, _shown(own["answer"]), _mark(own.get("marks"))])
     return as_markdown(cells, numbers=False)
 
 
@@ -43,8 +43,8 @@ def _shown(answer: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _mark(marks: dict[str, float]) -> str:
-    if not marks:
+def _mark(marks: dict[str, float] | None) -> str:
+    if not marks:  # not judged yet, or a benchmark without marks
         return ""
     first = next(iter(marks.values()))
     return {0.0: "✗", 1.0: "✓"}.get(float(first), f"{first:.2f}")

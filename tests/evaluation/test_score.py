@@ -8,7 +8,6 @@ import pytest
 from configs.default import get_config
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import score
-from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.exam import load_exam
 from overfill_jax.evaluation.systems import FULL, TWO_STAGE
 from overfill_jax.evaluation.tasks import registry
@@ -139,83 +138,6 @@ def test_the_score_sums_up_the_lines(config, workdir, capsys):
     for title in ("full", "two-stage"):
         assert f"\n{title} " in told
         assert f"| {title} | {metrics['even']['value']:.3f}" in table
-
-
-def test_a_half_finished_run_goes_on(config, workdir, monkeypatch):
-    score.run(config, workdir)
-    whole = lines(workdir, "full")
-    path = workdir / "scores" / "tiny" / "full.jsonl"
-    kept = path.read_text().splitlines(keepends=True)[:4]
-    path.write_text("".join(kept) + '{"id": "9", "pro')
-    asked = []
-    answer_all = score.answer_all
-
-    def recorded(system, models, exam, left, log):
-        asked.extend((system.name, one.question.id) for one in left)
-        answer_all(system, models, exam, left, log)
-
-    monkeypatch.setattr(score, "answer_all", recorded)
-    score.run(config, workdir)
-    done = {json.loads(line)["id"] for line in kept}
-    assert {name for name, _ in asked} == {"full"}
-    assert sorted(number for _, number in asked) == sorted({row["id"] for row in whole} - done)
-    by_id = {row["id"]: row for row in lines(workdir, "full")}
-    assert by_id == {row["id"]: row for row in whole}
-
-
-def test_a_run_that_is_stopped_leaves_what_it_has(config, workdir, monkeypatch):
-    appended = []
-    append = AnswerLog.append
-
-    def stopped(log, row):
-        if len(appended) == 4:
-            raise KeyboardInterrupt
-        appended.append(row["id"])
-        append(log, row)
-
-    monkeypatch.setattr(AnswerLog, "append", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        score.run(config, workdir)
-    monkeypatch.undo()
-    monkeypatch.setitem(registry.BENCHMARKS, "tiny", TINY)
-    assert [row["id"] for row in lines(workdir, "full")] == appended
-    score.run(config, workdir)
-    ids = [row["id"] for row in lines(workdir, "full")]
-    assert ids[:4] == appended
-    assert sorted(ids) == [f"{n}" for n in range(1, QUESTIONS + 1)]
-
-
-def test_a_finished_run_loads_no_model(config, workdir, monkeypatch):
-    score.run(config, workdir)
-    before = result(workdir, "two_stage")
-    monkeypatch.setattr(score, "swap_models", lambda *_: pytest.fail("a model was loaded"))
-    score.run(config, workdir)
-    assert result(workdir, "two_stage") == before
-
-
-def test_a_finished_run_is_judged_anew(config, workdir, monkeypatch):
-    score.run(config, workdir)
-    path = workdir / "scores" / "tiny" / "full.jsonl"
-    rows = lines(workdir, "full")
-    old = [row | {"marks": {"even": 1.0, "share": 1.0}} for row in rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in old))
-    before = result(workdir, "full")
-    score.run(config, workdir)
-    assert result(workdir, "full") == before
-    assert lines(workdir, "full") == rows  # which the report shows
-
-
-def test_a_larger_limit_goes_on_and_a_smaller_counts_fewer(config, workdir):
-    config.score.limit = 3
-    score.run(config, workdir)
-    assert len(lines(workdir, "full")) == result(workdir, "full")["questions"] == 3
-    config.score.limit = 5
-    score.run(config, workdir)
-    assert len(lines(workdir, "full")) == result(workdir, "full")["questions"] == 5
-    config.score.limit = 2
-    score.run(config, workdir)
-    assert len(lines(workdir, "full")) == 5
-    assert result(workdir, "full")["questions"] == 2
 
 
 @pytest.mark.parametrize(

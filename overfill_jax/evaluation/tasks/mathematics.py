@@ -14,6 +14,11 @@ Boxes are one result, a set, where "and", "or" or a comma joins them, where they
 and where the last has none; elsewhere the last counts. The set's solutions are read alike.
 """
 
+import atexit
+import concurrent.futures
+import functools
+import multiprocessing
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -92,10 +97,29 @@ def _posed(problem: str) -> str:
 
 
 def verdict(question: Question, answer: str) -> dict[str, float]:
-    """Whether the answer's result equals the solution's."""
+    """Whether the answer's result equals the solution's; what takes longer than 5 s does not.
+
+    math-verify's limits are alarms, which only a main thread can set: in another thread the verdict
+    is a process's that is kept for it, and a script needs its `if __name__ == "__main__":`.
+    """
+    if threading.current_thread() is threading.main_thread():
+        right = _equal(question.gold, answer)
+    else:
+        right = _process().submit(_equal, question.gold, answer).result()
+    return {"math_verify": float(right)}
+
+
+def _equal(solution: str, answer: str) -> bool:
     library = _library()
-    gold, found = library.parse(question.gold), library.parse(answer)
-    return {"math_verify": float(library.verify(gold, found))}
+    return library.verify(library.parse(solution), library.parse(answer))
+
+
+@functools.cache
+def _process() -> concurrent.futures.Executor:
+    # Not forked: JAX has threads.
+    process = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    atexit.register(process.shutdown)  # left to the collector, it may complain at the end
+    return process
 
 
 def _library() -> ModuleType:
@@ -110,4 +134,5 @@ MATH = Benchmark(
     # The harness's own limit of 256 would cut half of the set's solutions.
     max_new_tokens=1024,
     stop=("Problem:",),
+    packages=("math-verify", "latex2sympy2-extended", "sympy", "antlr4-python3-runtime"),
 )

@@ -60,6 +60,7 @@ class Benchmark:
       stop: strings that end an answer, which they are no part of.
       whole: metrics of all answers together, by name; the first is the one that is compared where
         there are no marks.
+      packages: distributions whose versions a verdict may depend on.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Benchmark:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     whole: Mapping[str, Whole] = dataclasses.field(default_factory=dict)
+    packages: tuple[str, ...] = ()
 
 
 def turn(question: str, answer: str) -> list[dict[str, str]]:

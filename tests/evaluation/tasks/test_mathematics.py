@@ -1,3 +1,4 @@
+import concurrent.futures
 import importlib
 
 import pytest
@@ -87,6 +88,16 @@ RESULTS = [
 def test_verdicts(solution, answer, right):
     pytest.importorskip("math_verify")
     assert MATH.verdict(Question("1", [], solution), answer) == {"math_verify": right}
+
+
+def test_verdicts_of_another_thread():
+    """math-verify's alarms are a main thread's; what takes too long ends there as well."""
+    pytest.importorskip("math_verify")
+    question = Question("1", [], r"$\boxed{5}$")
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        answers = ["$5$", "$6$", "$9^{9^{9^{9}}}$", "$10/2$"]
+        found = [thread.submit(MATH.verdict, question, answer) for answer in answers]
+        assert [one.result()["math_verify"] for one in found] == [1, 0, 0, 1]
 
 
 @pytest.mark.parametrize(("answer", "result"), RESULTS, ids=range(len(RESULTS)))
