@@ -1,8 +1,8 @@
 """Refresh over long answers: up to sixteen puzzles in a prompt, and a full model that answers them.
 
 `python -m overfill_jax.main experiment --config=configs/long_answers.py --workdir=DIR` trains the
-full model, then a decoder with one handoff and one with many, and asks both under every policy: on one
-GPU, or in a night.
+full model, then a decoder with one handoff and one with many, and asks both under every policy; on
+one GPU, or in a night.
 """
 
 from configs._small import pretraining, small

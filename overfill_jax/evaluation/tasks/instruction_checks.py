@@ -2,8 +2,10 @@
 
 As the authors' program (google-research, instruction_following_eval) judges, which is more lenient
 in places than the instruction reads: a highlight in bold counts as one in italics does, sections
-may be more than asked for. Keywords are texts here, no patterns; the published data has no
-keyword for which this makes a difference. Parameters are named as the data names them.
+may be more than asked for. Keywords, postscripts and words of sections are texts here, no patterns;
+the published data has none for which this makes a difference. A letter is the one that is given, in
+two published rows `#` and `!`, for which that program draws one at random. Parameters are named as
+the data names them.
 """
 
 import json

@@ -45,18 +45,24 @@ def make_task(name: str, shots: int, splits: dict[str, Path]):
     """lm-eval's task of one of ours, on local files."""
     from lm_eval.api.task import ConfigurableTask
 
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: node.value)
     file, more = THEIRS[name]
-    text = (Path(lm_eval.__file__).parent / "tasks" / file).read_text()
-    config = yaml.load(text, Loader) | more | {"dataset_path": "json", "num_fewshot": shots}
+    config = load_config(Path(lm_eval.__file__).parent / "tasks" / file) | more
+    config |= {"dataset_path": "json", "num_fewshot": shots}
     config.pop("dataset_name", None)
     config["dataset_kwargs"] = {"data_files": {split: str(file) for split, file in splits.items()}}
     # lm-eval draws shots at random where it is not told to take the first.
     config["fewshot_config"] = (config.get("fewshot_config") or {}) | {"sampler": "first_n"}
     return ConfigurableTask(config=config)
+
+
+def load_config(file: Path) -> dict:
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    config = yaml.load(file.read_text(), Loader)
+    included = config.pop("include", None)
+    return (load_config(file.with_name(included)) if included else {}) | config
 
 
 def documents(task) -> list[dict]:
