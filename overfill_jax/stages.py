@@ -91,11 +91,12 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"seed: found {config.seed}, expected at least 0")
     if distributed.is_main():
         files.recover(workdir)
-    name = f"train.{config.train.method}" if stage == "train" else stage
+    of_many = {"train": config.train.method, "experiment": config.experiment.name}
+    name = f"{stage}.{of_many[stage]}" if stage in of_many else stage
     resolved = workdir / "configs" / f"{name}.yaml"
     files.check_writable(resolved)
     config = _resolved(config, workdir)
-    distributed.check_same({"stage": stage, "workdir": str(workdir), **_flat(config)})
+    distributed.check_same({"stage": stage, "workdir": str(workdir), **record.flat(config)})
     distributed.check_shared(workdir)
     folder = config.compilation_cache if stage in COMPILING else ""
     with compilation.kept(folder, workdir):
@@ -113,14 +114,3 @@ def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collection
                 if isinstance(value, str):
                     section[key] = value.replace("{workdir}", str(workdir))
     return config
-
-
-def _flat(config: ml_collections.ConfigDict) -> dict[str, object]:
-    """Every setting under its whole name, such as `train.steps`."""
-    flat = {}
-    for name, section in config.items():
-        if isinstance(section, ml_collections.ConfigDict):
-            flat |= {f"{name}.{key}": value for key, value in section.items()}
-        else:
-            flat[name] = section
-    return flat

@@ -1,9 +1,14 @@
 """What is written of a run."""
 
+import datetime
 import re
 import tomllib
 
+import pytest
+
+from configs.default import get_config
 from overfill_jax import record
+from overfill_jax.errors import InputError
 from tests.conftest import REPOSITORY
 
 
@@ -23,3 +28,34 @@ def test_all_packages_that_score_are_recorded():
     extras = project["optional-dependencies"]
     wanted = [*extras["evaluation"], *extras["harness"]]
     assert {re.match(r"[\w-]+", one)[0] for one in wanted} == set(record.SCORING)
+
+
+def test_settings_are_read_as_they_were_written(tmp_path):
+    config = get_config()
+    config.train.source = "a: 'b'\n\n# c"
+    record.write_config(tmp_path / "train.yaml", config)
+    found = record.read_config(tmp_path / "train.yaml")
+    assert found.settings == config.to_dict()
+    assert found.versions == record.versions()
+    assert datetime.datetime.fromisoformat(found.when).tzinfo is not None
+    assert record.flat(found.settings) == record.flat(config)
+    assert record.flat(config)["train.source"] == config.train.source
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "seed: 1\n",
+        "a: 1\nb: 2\nseed: 1\n",
+        "# when\n# versions\n",
+        "# when\n# versions\n[1\n",
+        "# when\n# versions\n!!python/object/apply:os.mkdir [made]\n",
+    ],
+)
+def test_anything_else_is_refused_and_does_nothing(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"train\.yaml: "):
+        record.read_config(tmp_path / "train.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.yaml"]

@@ -43,7 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for cell in cells:
         check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
     run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
-    record.write_config(workdir / "configs" / "experiment.yaml", config)
+    record.write_config(workdir / "configs" / f"experiment.{c.name}.yaml", config)
     outcomes: dict[Cell, str] = {}
     began = time.monotonic()
     for number, cell in enumerate(cells, 1):

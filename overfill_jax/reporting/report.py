@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ml_collections
+import yaml
 
 from overfill_jax import files, record
 from overfill_jax.errors import InputError
 from overfill_jax.reporting.answers import answers_section
+from overfill_jax.reporting.cells import cells_sections
 from overfill_jax.reporting.decode_time import decode_time_section
 from overfill_jax.reporting.page import as_page
 from overfill_jax.reporting.pruned import pruned_section
@@ -72,9 +74,19 @@ def gather(workdir: Path, samples: int) -> Iterator[Section]:
 
 
 def config_sections(workdir: Path) -> list[Section]:
-    """The versions that write this, and every stage's settings under those that it ran with."""
+    """The versions that write this, what cells changed, and every stage's settings and versions."""
     versions = Section("Configs and versions", f"This report: {record.versions()}.")
-    return [versions] + [
-        Section(f"Settings of {path.stem}", f"```yaml\n{path.read_text(encoding='utf-8')}```", True)
-        for path in sorted(workdir.glob("configs/*.yaml"))
-    ]
+    paths = sorted(workdir.glob("configs/*.yaml"))
+    return [versions, *cells_sections(workdir), *map(settings_section, paths)]
+
+
+def settings_section(path: Path) -> Section:
+    """Of one stage, folded.
+
+    Raises:
+      InputError: the file is not what a stage records.
+    """
+    found = record.read_config(path)
+    settings = yaml.safe_dump(found.settings, allow_unicode=True)
+    body = f"```yaml\n# {found.when}\n# {found.versions}\n{settings}```"
+    return Section(f"Settings of {path.stem}", body, True)

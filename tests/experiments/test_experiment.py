@@ -54,7 +54,7 @@ def test_all_cells_are_told(workdir):
     ]
     assert all("99" in cell["error"] for cell in cells if cell["status"] == "failed")
     assert all(cell["seconds"] > 0 for cell in cells if cell["status"] == "done")
-    assert "name: widths" in (workdir / "configs" / "experiment.yaml").read_text()
+    assert "name: widths" in (workdir / "configs" / "experiment.widths.yaml").read_text()
 
 
 def test_numbers_are_those_of_the_stages(workdir):
