@@ -20,6 +20,7 @@ from overfill_jax.benchmarking.systems import FULL
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
+from overfill_jax.model.size import dimensions
 from overfill_jax.overrides import with_settings
 
 AS_IT_IS = "as configured"
@@ -125,7 +126,12 @@ def loading(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
 
 def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     """Answers of all systems at every size; plots beside the table."""
-    for found, bandwidth in time_answers(config):
+    settings = {
+        "benchmark.precision": config.benchmark.precision,
+        "generate.cache": config.generate.cache,
+        "generate.refresh": config.generate.refresh,
+    }
+    for found, bandwidth, models in time_answers(config):
         plot_breakdown(found, workdir / "benchmark" / "breakdown.png")
         title = (
             f"Answers of {config.plan.model}, {config.generate.dtype}, memory of "
@@ -134,7 +140,16 @@ def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         numbers = [
             dataclasses.asdict(one) | {"step": one.step, "reached": one.reached} for one in found
         ]
-        yield title, answer_cells(found), {"bandwidth": bandwidth, "answers": numbers}
+        yield (
+            title,
+            answer_cells(found),
+            {
+                "bandwidth": bandwidth,
+                "models": {name: dimensions(shape) for name, shape in models.items()},
+                "settings": settings,
+                "answers": numbers,
+            },
+        )
 
 
 def answer_cells(found: list[Answered]) -> list[list[str]]:

@@ -75,8 +75,10 @@ class Answered:
         return self.floor and self.floor / self.step
 
 
-def time_answers(config: ml_collections.ConfigDict) -> Iterator[tuple[list[Answered], float]]:
-    """Every batch, prompt and answer of the config with every system; and the bandwidth.
+def time_answers(
+    config: ml_collections.ConfigDict,
+) -> Iterator[tuple[list[Answered], float, dict[str, ModelConfig]]]:
+    """Every batch, prompt and answer of the config with every system; the bandwidth; the models.
 
     Yields all that is known after each size, so that a run that is stopped has told what it found.
     """
@@ -101,7 +103,8 @@ def time_answers(config: ml_collections.ConfigDict) -> Iterator[tuple[list[Answe
         for prompt in c.prompts:
             for answer in c.answers:
                 found += time_size(systems, others, (batch, prompt, answer), c.repeats, bandwidth)
-                yield with_plan(config, found, full.config, decoder.config), bandwidth
+                told = with_plan(config, found, full.config, decoder.config)
+                yield told, bandwidth, {"full": full.config, "decoder": decoder.config}
 
 
 def with_plan(

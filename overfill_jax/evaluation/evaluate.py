@@ -31,7 +31,7 @@ from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator, check_prompt
 from overfill_jax.inference.placement import mesh_of, serving_mesh
 from overfill_jax.inference.sampling import GREEDY
-from overfill_jax.model.size import decode_bytes, decode_parameters, parameters
+from overfill_jax.model.size import decode_bytes, decode_parameters, dimensions, parameters
 from overfill_jax.model.transformer import Model
 from overfill_jax.training.objective import answer_log_likelihoods
 from overfill_jax.weights.folders import load_config
@@ -110,6 +110,7 @@ def evaluate_system(system: System, reader: Model, writer: Model, task: Task) ->
     accuracy = accuracy_by_family(families, [verdict.correct for verdict in verdicts])
     return Result(
         system=system,
+        shapes={"reader": dimensions(reader.config), "writer": dimensions(writer.config)},
         parameters=parameters(writer.config),
         decode_parameters=decode_parameters(writer.config),
         decode_bytes=decode_bytes(writer.config, writer.config.dtype, context=0),

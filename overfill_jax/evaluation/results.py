@@ -33,6 +33,7 @@ class Result:
     """One system on all rows.
 
     Attributes:
+      shapes: dimensions of the `reader` and the `writer`.
       parameters: of the writer.
       decode_parameters: of the writer, as many as one decoded token reads.
       decode_bytes: the bytes of these, in the dtype of the evaluation.
@@ -43,6 +44,7 @@ class Result:
     """
 
     system: System
+    shapes: dict[str, dict[str, int]]
     parameters: int
     decode_parameters: int
     decode_bytes: int

@@ -8,6 +8,23 @@ import jax.numpy as jnp
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.transformer import abstract
 
+# All that decides how many numbers a token reads, and multiplies.
+DIMENSIONS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "tied_embeddings",
+)
+
+
+def dimensions(config: ModelConfig) -> dict[str, int]:
+    """Those of a model by name: two that share them take the same time for a token."""
+    return {name: int(getattr(config, name)) for name in DIMENSIONS}
+
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     """Number of parameters in `embed`, `attention`, `mlp`, `norms` and `unembed`."""

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from overfill_jax import files
+from overfill_jax.benchmarking.systems import DECODER, FULL, TWO_STAGE
 from overfill_jax.evaluation.plots import STYLES, finish, save
 from overfill_jax.evaluation.table import as_markdown
 from overfill_jax.reporting.section import Section
@@ -16,6 +17,18 @@ UNMEASURED = (
     "Not measured: `benchmark --config.benchmark.subject=inference` with `plan.model` set to the "
     "full model's config.json times an answer of each."
 )
+UNKNOWN = (
+    "Not drawn: `results` or `benchmark/inference.json` do not say of which shapes they are; run "
+    "`evaluate` and `benchmark` again."
+)
+MISFIT = (
+    "Not drawn: `benchmark` timed other shapes (its `plan.model` and `prune`) than were evaluated:"
+)
+OTHERWISE = "Not drawn: `benchmark` timed with {}, which `evaluate` does without."
+# Who reads and who writes, by the benchmark's names of its systems.
+PAIRS = {FULL: ("full", "full"), DECODER: ("decoder", "decoder"), TWO_STAGE: ("full", "decoder")}
+# Settings of the benchmark with which it times what `evaluate` runs.
+EVALUATED = {"benchmark.precision": 0, "generate.cache": "", "generate.refresh": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +52,15 @@ def decode_time_section(workdir: Path, folder: Path) -> Section | None:
     if not measured.exists():
         return Section(TITLE, UNMEASURED)
     found = files.read_object(measured)
+    if reason := find_misfit(results, found):
+        return Section(TITLE, reason)
     size = min((a["batch"], a["prompt"], a["answer"]) for a in found["answers"])
     steps = {
         a["system"]: 1e3 * a["step"]
         for a in found["answers"]
         if (a["batch"], a["prompt"], a["answer"]) == size
     }
-    points = points_of(results, steps)
+    points = points_of(results, steps, found["models"])
     if not points:
         return Section(TITLE, UNMEASURED)
     draw(points, folder / "decode_time.png")
@@ -56,22 +71,50 @@ def decode_time_section(workdir: Path, folder: Path) -> Section | None:
     return Section(TITLE, f"{told}\n\n![{TITLE}]({image})\n\n{table}")
 
 
-def points_of(results: list[dict[str, Any]], steps: dict[str, float]) -> list[Point]:
-    """Systems of the full model's shape at its speed; the others at that of what they write with.
+def find_misfit(results: list[dict[str, Any]], measured: dict[str, Any]) -> str:
+    """Why the times are not those of what was evaluated; '' where they are."""
+    if "models" not in measured or any("shapes" not in one for one in results):
+        return UNKNOWN
+    models, settings = measured["models"], measured["settings"]
+    if otherwise := [f"`{k}={v}`" for k, v in settings.items() if v != EVALUATED[k]]:
+        return OTHERWISE.format(", ".join(otherwise))
+    strange = [one for one in results if not timed_as(one, models)]
+    if not strange:
+        return ""
+    rows = [[f"timed: {name}", *map(str, shape.values())] for name, shape in models.items()]
+    rows += [
+        [f"evaluated: {one['system']['title']}, {name}", *map(str, shape.values())]
+        for one in strange
+        for name, shape in one["shapes"].items()
+    ]
+    header = ["", *(name.replace("_", " ") for name in models["full"])]
+    return f"{MISFIT}\n\n{as_markdown([header, *rows])}"
+
+
+def timed_as(found: dict[str, Any], models: dict[str, dict[str, int]]) -> str:
+    """The benchmark's name of the system of these shapes; '' where it timed none."""
+    for name, (reader, writer) in PAIRS.items():
+        if found["shapes"] == {"reader": models[reader], "writer": models[writer]}:
+            return name
+    return ""
+
+
+def points_of(
+    results: list[dict[str, Any]], steps: dict[str, float], models: dict[str, dict[str, int]]
+) -> list[Point]:
+    """Every system at the speed of its shapes.
 
     Those whose like was not timed, as for want of memory, are left out.
 
     Args:
       results: as `evaluate` stored them.
       steps: milliseconds a token, by the benchmark's names of its systems.
+      models: dimensions of what it timed.
     """
-    largest = max(found["decode_parameters"] for found in results)
     points = []
     for found in results:
         system, accuracy = found["system"], found["accuracy"]
-        alone = system["reader"] == system["writer"]
-        timed = "decoder alone" if alone else "two-stage"
-        timed = "full" if found["decode_parameters"] == largest else timed
+        timed = timed_as(found, models)
         if timed not in steps:
             continue
         points.append(

@@ -18,10 +18,10 @@ from overfill_jax.chips import find_chip
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.refresh import Tally
-from overfill_jax.model.size import parameters_by_part
+from overfill_jax.model.size import dimensions, parameters_by_part
 from overfill_jax.overrides import with_settings
 from overfill_jax.planning.inference import plan_inference
-from overfill_jax.planning.workload import read_workload
+from overfill_jax.planning.workload import pruned_shape, read_workload
 from overfill_jax.weights.hugging_face_config import to_hugging_face
 from tests.builders import CONFIG as SHAPE
 from tests.test_pipeline import make_config
@@ -164,6 +164,11 @@ def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     run(config, tmp_path)
     found = json.loads((tmp_path / "benchmark/inference.json").read_text())
     assert found["bandwidth"] > 1e8
+    assert found["models"]["full"]["hidden_size"] == CONFIG.hidden_size
+    assert found["models"]["decoder"] == dimensions(pruned_shape(CONFIG, config.prune))
+    assert found["settings"] == {
+        "benchmark.precision": 8, "generate.cache": "int8", "generate.refresh": "every",
+    }  # fmt: skip
     sizes = [(one["batch"], one["prompt"], one["answer"]) for one in found["answers"]]
     assert sizes == [(b, 16, a) for b in (1, 2) for a in (4, 20) for _ in range(3)]
     for one in found["answers"]:

@@ -8,6 +8,7 @@ from overfill_jax.evaluation.answer_loss import answer_loss
 from overfill_jax.evaluation.results import Result, Verdict
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, TWO_STAGE, System
 
+SHAPES = {"full": {"hidden_size": 64}, "decoder": {"hidden_size": 32}}
 FAMILIES = ["sum", "sort", "sum", "sort"]
 
 
@@ -27,6 +28,10 @@ def make_result(system: System, correct: list[bool], loss: float, parameters: in
     ]
     return Result(
         system=system,
+        shapes={
+            "reader": SHAPES["full" if system.reader == "full" else "decoder"],
+            "writer": SHAPES["full" if system.writer == "full" else "decoder"],
+        },
         parameters=parameters + 100,
         decode_parameters=parameters,
         decode_bytes=4 * parameters,

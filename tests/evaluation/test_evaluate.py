@@ -16,8 +16,9 @@ from overfill_jax.evaluation import evaluate
 from overfill_jax.evaluation.systems import FULL, SYSTEMS, System
 from overfill_jax.evaluation.task import load_task
 from overfill_jax.model.mesh import make_mesh
+from overfill_jax.model.size import dimensions
 from overfill_jax.model.transformer import Model, abstract, hidden_states, unembed
-from overfill_jax.weights.folders import load_fingerprint, save_model
+from overfill_jax.weights.folders import load_config, load_fingerprint, save_model
 from overfill_jax.weights.origin import Origin
 from tests.builders import CONFIG, texts_of
 
@@ -103,6 +104,9 @@ def test_every_system_of_the_workdir_has_a_result(finished):
     assert result["settings"]["rejected"] == 1
     assert list(result["families"]) == list(FAMILIES)
     assert result["decode_bytes"] == 4 * result["decode_parameters"]
+    for part, folder in (("reader", "full"), ("writer", "decoder")):
+        shape = dimensions(load_config(finished / folder))
+        assert read_result(finished, "two_stage")["shapes"][part] == shape
     assert result["decode_parameters"] < read_result(finished, "full")["decode_parameters"]
     assert result["seconds"].keys() == {"loading", "loss", "answers"}
 

@@ -14,6 +14,7 @@ from overfill_jax.evaluation.results import save as save_result
 from overfill_jax.reporting import report
 from overfill_jax.reporting.decode_time import points_of
 from overfill_jax.reporting.section import from_document
+from tests.evaluation.conftest import SHAPES
 from tests.evaluation.conftest import results as made_results
 
 results = made_results  # the fixture: full, two-stage and pruned tuned, with made-up verdicts
@@ -70,7 +71,8 @@ def measure(workdir):
         for name, step in (("full", 0.02), ("decoder alone", 0.0075), ("two-stage", 0.008))
     ]
     (workdir / "benchmark").mkdir()
-    found = {"title": "Answers of 1B, bfloat16", "answers": answers}
+    settings = {"benchmark.precision": 0, "generate.cache": "", "generate.refresh": "none"}
+    found = {"title": "Answers of 1B", "models": SHAPES, "settings": settings, "answers": answers}
     (workdir / "benchmark" / "inference.json").write_text(json.dumps(found))
 
 
@@ -143,15 +145,55 @@ def test_systems_take_the_time_of_what_they_write_with(workdir, results):
     assert "Batch 1, 8 tokens in, 4 out." in document
     found = [json.loads((workdir / f"results/{r.system.name}.json").read_text()) for r in results]
     steps = {"full": 20.0, "decoder alone": 7.5, "two-stage": 8.0}
-    best = points_of(found[::-1], steps)[0]
+    best = points_of(found[::-1], steps, SHAPES)[0]
     assert (best.title, best.milliseconds, best.accuracy) == ("full", 20.0, 1.0)
-    without = points_of(found, {"full": 20.0, "two-stage": 8.0})
+    without = points_of(found, {"full": 20.0, "two-stage": 8.0}, SHAPES)
     assert {point.title for point in without} == {"full", "two-stage"}
 
 
 def test_a_time_that_nobody_measured_is_not_shown(workdir):
     _, document = made(workdir)
     assert "Not measured: `benchmark" in document
+    assert "ms/token" not in document
+
+
+def test_times_of_other_shapes_are_not_drawn(workdir):
+    measure(workdir)
+    path = workdir / "benchmark" / "inference.json"
+    found = json.loads(path.read_text())
+    found["models"] = {**SHAPES, "decoder": {"hidden_size": 16}}
+    path.write_text(json.dumps(found))
+    _, document = made(workdir)
+    assert "Not drawn: `benchmark` timed other shapes" in document
+    assert "| timed: decoder | 16 |" in document
+    assert "| evaluated: two-stage, writer | 32 |" in document
+    assert "| evaluated: pruned, tuned, reader | 32 |" in document
+    assert "evaluated: full" not in document
+    assert "ms/token" not in document and not (workdir / "report" / "decode_time.png").exists()
+
+
+def test_times_of_another_way_to_answer_are_not_drawn(workdir):
+    measure(workdir)
+    path = workdir / "benchmark" / "inference.json"
+    found = json.loads(path.read_text())
+    found["settings"]["generate.refresh"] = "every"
+    path.write_text(json.dumps(found))
+    _, document = made(workdir)
+    assert "Not drawn: `benchmark` timed with `generate.refresh=every`, which" in document
+    assert "ms/token" not in document
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("benchmark/inference", "models"), ("results/two_stage", "shapes")]
+)
+def test_times_or_results_of_unknown_shapes_are_not_drawn(workdir, name, key):
+    measure(workdir)
+    path = workdir / f"{name}.json"
+    found = json.loads(path.read_text())
+    del found[key]
+    path.write_text(json.dumps(found))
+    _, document = made(workdir)
+    assert "do not say of which shapes they are" in document
     assert "ms/token" not in document
 
 
