@@ -19,7 +19,7 @@ from overfill_jax.benchmarking.refresh import plot_refresh, time_refresh
 from overfill_jax.benchmarking.systems import FULL
 from overfill_jax.benchmarking.train_step import StepTime, compile_variant, time_variant
 from overfill_jax.errors import InputError
-from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled
+from overfill_jax.evaluation.table import as_markdown, as_text, gib, scaled, without_empty
 from overfill_jax.model.size import dimensions
 from overfill_jax.overrides import with_settings
 
@@ -172,7 +172,7 @@ def answer_cells(found: list[Answered]) -> list[list[str]]:
         row += ["" if one.planned_first is None else f"{1e3 * one.planned_first:.1f} ms"]
         row += ["" if one.planned_step is None else f"{1e3 * one.planned_step:.2f}"]
         rows.append([*row, f"{one.compile_seconds:.0f} s"])
-    return [header, *rows]
+    return without_empty([header, *rows])  # a machine that is not known leaves some
 
 
 def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:

@@ -92,6 +92,12 @@ def as_markdown(cells: Sequence[Sequence[str]], numbers: bool = True) -> str:
     return "\n".join([header, rule, *rows])
 
 
+def without_empty(cells: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The table without the columns that have a header alone."""
+    columns = [column for column in zip(*cells, strict=True) if any(column[1:])]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
 def escaped(text: str) -> str:
     """Text of any kind, models write any, as one cell of a Markdown table."""
     return "<br>".join(re.sub(r"([\\`*_~$|<>&\[\]])", r"\\\1", text).splitlines())

@@ -6,7 +6,7 @@ from typing import Any
 from overfill_jax.data import jsonl
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.systems import SYSTEMS
-from overfill_jax.evaluation.table import as_markdown
+from overfill_jax.evaluation.table import as_markdown, without_empty
 from overfill_jax.reporting.section import Section
 
 SHOWN = 400  # characters of a prompt, of which the end matters, and of an answer
@@ -21,7 +21,7 @@ def answers_section(task: Path, title: str, count: int) -> Section:
     logs = {s.title: _read(task / f"{s.name}.jsonl") for s in SYSTEMS}
     logs = {name: rows for name, rows in logs.items() if rows}
     first = list(next(iter(logs.values()), {}).values())[:count]
-    parts = [f"### {row['id']}\n\n{_side_by_side(row, logs)}" for row in first]
+    parts = [f"### Question {row['id']}\n\n{_side_by_side(row, logs)}" for row in first]
     return Section(title, "\n\n".join(parts) or "No answers yet.")
 
 
@@ -33,7 +33,7 @@ def _side_by_side(question: dict[str, Any], logs: dict[str, dict[str, dict[str, 
     for system, rows in logs.items():
         if own := rows.get(question["id"]):
             cells.append([system, _shown(own["answer"]), _mark(own.get("marks"))])
-    return as_markdown(cells, numbers=False)
+    return as_markdown(without_empty(cells), numbers=False)
 
 
 def _shown(answer: object) -> str:

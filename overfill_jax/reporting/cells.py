@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from overfill_jax import files, overrides, record
-from overfill_jax.evaluation.table import as_markdown
+from overfill_jax.evaluation.table import as_markdown, without_empty
 from overfill_jax.reporting.section import Section
 
 UNKNOWN = (
@@ -90,9 +90,7 @@ def table_of(found: dict[str, Any], ran: Sequence[Ran], versions: Sequence[str])
         key = cell["row"], cell["series"], changed, under if len(versions) > 1 else ""
         seeds.setdefault(key, []).append(str(cell["seed"]))
     header = [found["x"] or "cell", "series", "changed", "versions", "seeds"]
-    rows = [header, *([*key, ", ".join(of_key)] for key, of_key in seeds.items())]
-    used = [column for column in range(len(header)) if any(row[column] for row in rows[1:])]
-    return [[row[column] for column in used] for row in rows]
+    return without_empty([header, *([*key, ", ".join(of_key)] for key, of_key in seeds.items())])
 
 
 def told_versions(versions: Sequence[str]) -> str:

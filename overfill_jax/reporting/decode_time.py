@@ -14,8 +14,8 @@ from overfill_jax.reporting.section import Section
 
 TITLE = "Accuracy against decode time"
 UNMEASURED = (
-    "Not measured: `benchmark --config.benchmark.subject=inference` with `plan.model` set to the "
-    "full model's config.json times an answer of each."
+    "Not measured: `benchmark --config.benchmark.subject=inference`, with `plan.model` set to the "
+    "config.json that the full model was made from, times an answer of each."
 )
 UNKNOWN = (
     "Not drawn: `results` or `benchmark/inference.json` do not say of which shapes they are; run "

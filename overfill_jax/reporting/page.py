@@ -25,11 +25,16 @@ h2 { font-size: 1.35rem; margin-top: 3rem; padding-top: .6rem; border-top: 1px s
 h3 { font-size: 1.08rem; margin-top: 1.8rem }
 a { color: var(--link) }
 nav ul { columns: 17rem; padding-left: 1.1rem }
-img { display: block; max-width: 100%; height: auto; margin: 1rem 0 }
-.wide { overflow-x: auto; margin: 1rem 0 }
+img { max-width: 100%; height: auto }
+.wide { display: block; overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums }
 th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td[style], td:first-child { white-space: nowrap }
+td:not([style], :first-child) { overflow-wrap: anywhere }
+@media (max-width: 38rem) {
+  img { width: 38rem; max-width: none }
+  th, td { padding: .32rem .4rem }
+  td:first-child { white-space: normal } }
 th { text-align: left; font-weight: 600; color: var(--soft) }
 tbody tr:hover { background: var(--shade) }
 pre { background: var(--shade); padding: .8rem; overflow-x: auto; font-size: .8rem }
@@ -78,7 +83,8 @@ def _reader(workdir: Path) -> MarkdownIt:
 
     def image(self: RendererHTML, tokens, index, options, env) -> str:
         token = tokens[index]
-        return f'<img alt="{html.escape(token.content)}" src="{_embedded(token, workdir)}">'
+        told, source = html.escape(token.content), _embedded(token, workdir)
+        return f'<span class="wide"><img alt="{told}" src="{source}"></span>'
 
     def inline(self: RendererHTML, tokens, index, options, env) -> str:
         # Line ends within a cell are ours; other tags would be of a text that nobody has escaped.
@@ -91,7 +97,7 @@ def _reader(workdir: Path) -> MarkdownIt:
     reader.add_render_rule("image", image)
     reader.add_render_rule("html_inline", inline)
     reader.add_render_rule("html_block", block)
-    # On a phone a table scrolls by itself, and the page does not.
+    # On a phone tables and figures scroll by themselves, and the page does not.
     reader.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
     reader.add_render_rule("table_close", lambda *_: "</table></div>\n")
     return reader

@@ -60,11 +60,12 @@ def gather(workdir: Path, samples: int) -> Iterator[Section]:
     documents = [path for pattern in DOCUMENTS for path in sorted(workdir.glob(pattern))]
     for path in documents:
         yield from_document(path, workdir)
+        if samples and path.name == "scores.md":
+            yield answers_section(path.parent, f"Answers: {path.parent.name}", samples)
         # Of an experiment, the first cell's answers stand for all.
-        cells = sorted(path.parent.glob("cells/*/scores/*/scores.md"))[:1]
-        for scores in [path] if path.name == "scores.md" else cells:
-            if samples:
-                yield answers_section(scores.parent, f"Answers: {scores.parent.name}", samples)
+        for scores in sorted(path.parent.glob("cells/*/scores/*/scores.md"))[: min(samples, 1)]:
+            title = f"Answers: {scores.parent.name}, cell {scores.parts[-4]}"
+            yield answers_section(scores.parent, title, samples)
     made = (decode_time_section(workdir, own), pruned_section(workdir, own))
     yield from filter(None, made)
     curves = sorted(workdir.glob("metrics/*/curves.png"))

@@ -11,6 +11,7 @@ from overfill_jax.evaluation.table import (
     intervals,
     scaled,
     summary,
+    without_empty,
 )
 
 
@@ -55,6 +56,11 @@ def test_markdown_has_one_column_per_cell(results):
     assert header == "| system | sum | sort | accuracy |"
     assert rule == "|---|---:|---:|---:|"
     assert first.startswith("| full | 1.000 (0.34-1.00) |")
+
+
+def test_columns_of_nothing_are_left_out():
+    cells = [["", "a", "b", "c"], ["x", "", "", "1"], ["y", "", "2", ""]]
+    assert without_empty(cells) == [["", "b", "c"], ["x", "", "1"], ["y", "2", ""]]
 
 
 def test_no_text_can_break_a_cell():

@@ -116,7 +116,7 @@ def test_of_an_experiment_the_first_cells_answers_are_shown(workdir):
     (experiment / "report.md").write_text("# Sizes\n\nAll cells.\n")
     _, document = made(workdir)
     titles = re.findall(r"^## (.+)$", document, re.MULTILINE)
-    assert titles[1:3] == ["Sizes", "Answers: gsm8k"]
+    assert titles[1:3] == ["Sizes", "Answers: gsm8k, cell a"]
     assert "| full | 2 | ✓ |" in document
 
 
@@ -129,8 +129,11 @@ def test_what_models_write_is_text(workdir):
     assert "\n| full | 2 | ✓ |\n| two-stage | \\<script\\>" in answers
 
 
-def test_tables_scroll_and_the_page_does_not(workdir):
+def test_tables_and_figures_scroll_and_the_page_does_not(workdir):
     page, _ = made(workdir)
+    figures = [within[-1] for tag, _, within in page.tags if tag == "img"]
+    assert figures == ["span"] * 2
+    assert [a["class"] for tag, a, _ in page.tags if tag == "span"] == ["wide"] * 2
     tables = [within for tag, _, within in page.tags if tag == "table"]
     assert len(tables) > 3 and all(within[-1] == "div" for within in tables)
     assert [a["class"] for tag, a, _ in page.tags if tag == "div"] == ["wide"] * len(tables)
