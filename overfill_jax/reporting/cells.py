@@ -86,7 +86,7 @@ def table_of(found: dict[str, Any], ran: Sequence[Ran], versions: Sequence[str])
     seeds: dict[tuple[str, ...], list[str]] = {}
     for cell, own in zip(found["cells"], ran, strict=True):
         changed = "\n".join(own.changed) if own.versions else "nothing recorded"
-        under = ", ".join(names[one] for one in own.versions)
+        under = ", ".join(names[one] for one in versions if one in own.versions)
         key = cell["row"], cell["series"], changed, under if len(versions) > 1 else ""
         seeds.setdefault(key, []).append(str(cell["seed"]))
     header = [found["x"] or "cell", "series", "changed", "versions", "seeds"]

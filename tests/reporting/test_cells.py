@@ -68,7 +68,7 @@ def test_a_cell_tells_what_it_changed_and_not_what_all_of_them_do(workdir):
 
 def test_a_cell_of_another_version_stands_out(workdir, monkeypatch):
     monkeypatch.setattr(record, "versions", lambda: "overfill_jax (def), jax 1")
-    record.write_config(cell(workdir, "little_seed-1"), get_config())
+    record.write_config(cell(workdir, "little_seed-1").with_name("prune.yaml"), get_config())
     (section,) = cells_sections(workdir)
     assert section.title == "Cells, under 2 versions: Sizes"
     lines = section.body.splitlines()
