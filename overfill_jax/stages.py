@@ -42,7 +42,7 @@ PREEMPTIBLE = frozenset({"train"})
 RECORDING = frozenset({"train", "experiment"})
 
 # Their programs are worth keeping. (A benchmark measures how long they take to compile.)
-COMPILING = frozenset({"calibrate", "train", "generate", "chat", "evaluate", "score"})
+COMPILING = frozenset({"calibrate", "train", "generate", "chat", "evaluate", "score", "harness"})
 
 
 def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path) -> None:
