@@ -1,4 +1,4 @@
-"""What configs of models that are trained here share: float32, and the optimiser of small ones."""
+"""What configs of models that are trained here share: float32, optimiser and pace of small ones."""
 
 import ml_collections
 
@@ -13,6 +13,9 @@ def small() -> ml_collections.ConfigDict:
     config.train.weight_decay = 0.1
     config.train.dtype = "float32"
     config.train.remat = "none"
+    config.train.log_every = 50
+    config.train.validate_every = 250
+    config.train.checkpoint_every = 250
     config.generate.dtype = "float32"
     config.score.dtype = "float32"
     return config

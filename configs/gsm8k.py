@@ -32,9 +32,6 @@ def get_config():
     config.train.epochs = 2
     config.train.kl_weight = 1.0
     config.train.learning_rate = 2e-3
-    config.train.log_every = 50
-    config.train.validate_every = 250
-    config.train.checkpoint_every = 250
     config.evaluate.source = "{workdir}/data"
     config.evaluate.match = "number"
     config.evaluate.max_new_tokens = 256

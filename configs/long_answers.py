@@ -33,9 +33,6 @@ def get_config():
     config.train.steps = 1000
     config.train.learning_rate = 3e-3
     config.train.kl_weight = 1.0
-    config.train.log_every = 50
-    config.train.validate_every = 250
-    config.train.checkpoint_every = 250
     config.evaluate.source = "{workdir}/data/test.jsonl"
     config.evaluate.batch_size = 40
     config.evaluate.max_new_tokens = 448

@@ -29,9 +29,6 @@ def get_config():
     config.train.steps = 1000
     config.train.learning_rate = 1e-3
     config.train.kl_weight = 1.0
-    config.train.log_every = 50
-    config.train.validate_every = 250
-    config.train.checkpoint_every = 250
     config.evaluate.source = "{workdir}/data/test.jsonl"
     config.evaluate.batch_size = 250
     config.evaluate.max_new_tokens = 64

@@ -22,7 +22,6 @@ def get_config():
     config.train.steps = 600
     config.train.learning_rate = 3e-3
     config.train.kl_weight = 1.0
-    config.train.log_every = 50
     config.train.validate_every = 200
     config.train.checkpoint_every = 200
     config.generate.prompts = "{workdir}/data/test.jsonl"
