@@ -10,6 +10,7 @@ each answer's blocks begin where they would if it were alone.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -40,6 +41,9 @@ from overfill_jax.model.transformer import Model
 
 # Slots that a step reads, doubled until they hold the longest answer: a program for each size.
 SMALLEST_SEEN = 128
+# Short prompts that are read in one call, where as many wait. One of them alone leaves the chip
+# waiting for the weights; of more in a call, measurements show no further gain.
+TOGETHER = 4
 
 
 class QueueFull(InputError):
@@ -74,9 +78,9 @@ class Room:
 
 @dataclasses.dataclass
 class _Reading:
-    """A prompt of which `position` tokens have been read, into `cache`."""
+    """A prompt, or several short ones, of which `position` tokens have been read, into `cache`."""
 
-    request: Request
+    requests: Sequence[Request]
     tokens: np.ndarray
     position: int = 0
     cache: ServingCache | None = None
@@ -84,10 +88,11 @@ class _Reading:
 
 @dataclasses.dataclass(frozen=True)
 class _Ready:
-    """A prompt that has been read and waits for a slot."""
+    """A prompt that has been read and waits for a slot; its row is one of those read together."""
 
     request: Request
-    row: Writing
+    rows: Writing
+    index: int
 
 
 class Engine:
@@ -206,22 +211,30 @@ class Engine:
         for length in possible:
             shortest.setdefault(self._padded(length), length)
         # The longest passes through all chunks that there are.
-        lengths = [*shortest.values(), *possible[-1:]]
+        calls = [(1, length) for length in (*shortest.values(), *possible[-1:])]
+        if self._room.queue >= TOGETHER:
+            most = self._room.chunk // TOGETHER
+            calls += [(TOGETHER, n) for (_, slots), n in shortest.items() if slots <= most]
         seen = {self._seen(filled) for filled in range(1, self._length + 1)}
         tally, self.tally = self.tally, Tally()
-        with tqdm(total=len(lengths) + len(seen), disable=not show_progress) as bar:
-            for length in lengths:
-                most = min(2, self._room.length - length)
-                # Whatever it writes, it ends by its length.
-                draft = Draft(most, (), (), None)
-                tokens = np.zeros(length, np.int32)
-                self._queue.append(Request("warm_up", tokens, GREEDY, most, draft))
-                self.run()
+        with tqdm(total=len(calls) + len(seen), disable=not show_progress) as bar:
+            for count, length in calls:
+                self._warm_up_reading(count, length)
                 bar.update()
             for size in sorted(seen):
                 self._warm_up_writing(size)
                 bar.update()
         self.tally = tally
+
+    def _warm_up_reading(self, count: int, length: int) -> None:
+        """Answers so many prompts of that length."""
+        most = min(2, self._room.length - length)
+        for _ in range(count):
+            # Whatever it writes, it ends by its length.
+            draft = Draft(most, (), (), None)
+            tokens = np.zeros(length, np.int32)
+            self._queue.append(Request("warm_up", tokens, GREEDY, most, draft))
+        self.run()
 
     def _warm_up_writing(self, seen: int) -> None:
         """Writes nothing, for every row has ended."""
@@ -270,7 +283,7 @@ class Engine:
         """Frees the places of requests that were cancelled since the last turn."""
         if any(request.is_over for request in self._queue):
             self._queue = collections.deque(r for r in self._queue if not r.is_over)
-        if self._reading is not None and self._reading.request.is_over:
+        if self._reading is not None and all(r.is_over for r in self._reading.requests):
             self._reading = None
         self._ready = [ready for ready in self._ready if not ready.request.is_over]
         for slot, request in enumerate(self._slots):
@@ -278,36 +291,55 @@ class Engine:
                 self._free(slot)
 
     def _read(self) -> None:
-        """Reads prompts until the chunk is full, or one more is ready than slots are empty."""
+        """Reads prompts until the chunk is full, or more are ready than slots are empty."""
         left = self._room.chunk
         while left > 0 and len(self._ready) <= self._slots.count(None):
             if self._reading is None:
-                if not self._queue or self._padded(len(self._queue[0].prompt))[0] > left:
+                count = self._readable(left)
+                if count == 0:
                     return
-                self._reading = self._begin_reading(self._queue.popleft())
+                self._reading = self._begin_reading([self._queue.popleft() for _ in range(count)])
             left -= self._read_on(self._reading)
 
+    def _readable(self, left: int) -> int:
+        """How many prompts at the queue's head one call reads next, of `left` tokens at most."""
+        sizes = [self._padded(len(r.prompt)) for r in itertools.islice(self._queue, TOGETHER)]
+        if not sizes or sizes[0][0] > left:
+            return 0
+        longest = max(slots for _, slots in sizes)
+        # More padding than a quarter would cost what is gained.
+        fits = longest * TOGETHER <= left and longest * 3 <= sum(slots for _, slots in sizes)
+        return TOGETHER if len(sizes) == TOGETHER and fits else 1
+
     def _read_on(self, reading: _Reading) -> int:
-        """Reads the next chunk of a prompt; how many tokens that took, padding included."""
-        request, start = reading.request, reading.position
-        tokens = reading.tokens[:, start : start + self._room.chunk]
-        count = min(tokens.shape[1], len(request.prompt) - start)
+        """Reads the next chunk of prompts; how many tokens that took, padding included."""
+        tokens = reading.tokens[:, reading.position : reading.position + self._room.chunk]
+        left = [len(request.prompt) - reading.position for request in reading.requests]
+        counts = np.minimum(left, tokens.shape[1]).astype(np.int32)
         with jax.set_mesh(self._prefill_mesh):
-            hidden = self._read_tokens(reading, tokens, np.array([count], np.int32))
-            reading.position += count
-            if reading.position == len(request.prompt):
-                row = engine_steps.begin_answer(
-                    self._reader,
-                    hidden,
-                    request.prompt[-1:],
-                    reading.cache,
-                    np.uint32(request.sampling.seed),
-                    request.sampling.limits(),
-                    how=self._how,
-                )
-                self._ready.append(_Ready(request, place(row, self._decode_mesh)))
+            hidden = self._read_tokens(reading, tokens, counts)
+            reading.position += tokens.shape[1]
+            if max(left) <= tokens.shape[1]:
+                self._begin_answers(reading.requests, hidden, reading.cache)
                 self._reading = None
-        return tokens.shape[1]
+        return tokens.size
+
+    def _begin_answers(
+        self, requests: Sequence[Request], hidden: jax.Array, cache: ServingCache
+    ) -> None:
+        """Makes prompts ready that have been read together."""
+        limits = [request.sampling.limits() for request in requests]
+        rows = engine_steps.begin_answers(
+            self._reader,
+            hidden,
+            np.array([request.prompt[-1] for request in requests]),
+            cache,
+            np.array([request.sampling.seed for request in requests], np.uint32),
+            {name: np.array([of_one[name] for of_one in limits]) for name in limits[0]},
+            how=self._how,
+        )
+        rows = place(rows, self._decode_mesh)
+        self._ready += [_Ready(request, rows, index) for index, request in enumerate(requests)]
 
     def _read_tokens(self, reading: _Reading, tokens: np.ndarray, counts: np.ndarray) -> jax.Array:
         if reading.cache is None:
@@ -335,11 +367,13 @@ class Engine:
         slots = min(bucket(length, SMALLEST_PROMPT_BUCKET), chunk)
         return slots, slots
 
-    def _begin_reading(self, request: Request) -> _Reading:
-        request.move_to("reading")
-        tokens = np.zeros((1, self._padded(len(request.prompt))[1]), np.int32)
-        tokens[0, : len(request.prompt)] = request.prompt
-        return _Reading(request, tokens)
+    def _begin_reading(self, requests: Sequence[Request]) -> _Reading:
+        slots = max(self._padded(len(request.prompt))[1] for request in requests)
+        tokens = np.zeros((len(requests), slots), np.int32)
+        for row, request in zip(tokens, requests, strict=True):
+            request.move_to("reading")
+            row[: len(request.prompt)] = request.prompt
+        return _Reading(requests, tokens)
 
     def _write(self) -> jax.Array | None:
         """The next tokens of every slot, as soon as they are there."""
@@ -401,11 +435,11 @@ class Engine:
                     request.take(row[row != NO_TOKEN].tolist())
                     if request.is_over:
                         self._free(slot)
-        for request, row in ((ready.request, ready.row) for ready in self._ready):
-            if request.stage == "reading":
-                request.move_to("writing")
+        for ready in self._ready:
+            if ready.request.stage == "reading":
+                ready.request.move_to("writing")
                 if self._how.first_token == "full":
-                    request.take(np.asarray(row.token).tolist())
+                    ready.request.take([int(np.asarray(ready.rows.token)[ready.index])])
 
     def _seat(self) -> None:
         """Gives prompts that have been read the empty slots, as far as there are any."""
@@ -414,7 +448,9 @@ class Engine:
         self._ready = waiting[len(empty) :]
         for slot, ready in zip(empty, waiting, strict=False):
             with jax.set_mesh(self._decode_mesh):
-                self._writing = engine_steps.take_slot(self._writing, ready.row, np.int32(slot))
+                self._writing = engine_steps.take_slot(
+                    self._writing, ready.rows, np.int32(ready.index), np.int32(slot)
+                )
             for name, value in ready.request.sampling.limits().items():
                 self._limits[name][slot] = value
             self._slots[slot] = ready.request

@@ -1,8 +1,8 @@
-"""The compiled functions of the engine beside `write_chunk`: a prompt is read and takes a slot.
+"""The compiled functions of the engine beside `write_chunk`: prompts are read and take slots.
 
-A prompt is read into a cache of its own, the first chunk by the kernels of prefill, the others
-against what was read before; the full model gives the first token; then the row takes the place of
-one that has ended, while the others stand still.
+A prompt, or a few short ones, is read into a cache of its own, the first chunk by the kernels of
+prefill, the others against what was read before; the full model gives the first token; then each
+row takes the place of one that has ended, while the others stand still.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ def empty_slots(
 def read_first(
     reader: ServingModel, tokens: Int[Array, "B T"], counts: Int[Array, "B"], slots: int
 ) -> tuple[Float[Array, "B D"], ServingCache]:
-    """Reads the first `counts[b]` tokens of a prompt into a cache of its own, as `prefill` reads.
+    """Reads the first `counts[b]` tokens of each prompt into a new cache, as `prefill` reads.
 
-    Returns the last one's hidden state, and the cache.
+    Returns the last ones' hidden state, and the cache.
     """
     compilations["read_first"] += 1
     hidden, cache = prefill(reader, tokens, counts, slots)
@@ -54,7 +54,7 @@ def read_chunk(
     counts: Int[Array, "B"],
     seen: int,
 ) -> tuple[Float[Array, "B D"], ServingCache]:
-    """Reads `counts[b]` more tokens of a prompt: the last one's hidden state, and the cache.
+    """Reads `counts[b]` more tokens of each prompt: the last ones' hidden state, and the cache.
 
     What lies behind them in `tokens` is written into slots that later tokens take. With those the
     prompt has filled `seen` slots at most; the others are not looked at.
@@ -65,29 +65,32 @@ def read_chunk(
 
 
 @functools.partial(jax.jit, static_argnames="how")
-def begin_answer(
+def begin_answers(
     reader: ServingModel,
     hidden: Float[Array, "B D"],
     token: Int[Array, "B"],
     read: ServingCache,
-    seed: UInt[Array, ""],
+    seeds: UInt[Array, "B"],
     limits: dict[str, Array],
     how: Pairing,
 ) -> Writing:
-    """The handoff of `compiled.hand_over`, to a row that draws as row 0 of a batch of its own."""
-    compilations["begin_answer"] += 1
-    keys = row_keys(seed, jnp.zeros_like(token))
+    """The handoff of `compiled.hand_over`; every row draws as row 0 of a batch of its own."""
+    compilations["begin_answers"] += 1
+    keys = jax.vmap(lambda seed: row_keys(seed, jnp.zeros(1, jnp.int32))[0])(seeds)
     return hand_over(reader, hidden, token, read, keys, limits, how)
 
 
 @functools.partial(jax.jit, donate_argnames="writing")
-def take_slot(writing: Writing, row: Writing, slot: Int[Array, ""]) -> Writing:
-    """Puts a row in the place of another, whose entries behind its own are never seen again."""
+def take_slot(
+    writing: Writing, rows: Writing, index: Int[Array, ""], slot: Int[Array, ""]
+) -> Writing:
+    """Puts one of `rows` in the place of another, whose entries behind its own nobody sees again."""
     compilations["take_slot"] += 1
 
-    def put(all_rows: Array, one: Array) -> Array:
+    def put(all_rows: Array, some: Array) -> Array:
+        one = jax.lax.dynamic_slice_in_dim(some, index, 1, axis=0)
         if one.ndim > 1:  # the cache of a prompt may have more slots than it has tokens
             one = one[:, :, : all_rows.shape[2]]
         return jax.lax.dynamic_update_slice_in_dim(all_rows, one, slot, axis=0)
 
-    return keep(jax.tree.map(put, writing, row))
+    return keep(jax.tree.map(put, writing, rows))

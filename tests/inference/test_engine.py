@@ -80,6 +80,56 @@ def test_answers_are_those_of_single_requests(full, decoder, pairs, first_token)
     assert np.asarray(engine._writing.cache.lengths).max() < ROOM.length
 
 
+@pytest.fixture
+def read_at_once(monkeypatch):
+    """How many prompts each call reads, and their slots."""
+    calls = []
+
+    def noted(reader, tokens, counts, slots):
+        calls.append(tokens.shape)
+        return read_first(reader, tokens, counts, slots=slots)
+
+    monkeypatch.setattr(engine_module.engine_steps, "read_first", noted)
+    return calls
+
+
+@pytest.mark.parametrize("first_token", ["full", "decoder"])
+def test_short_prompts_are_read_together_and_answered_alone(
+    full, decoder, read_at_once, first_token
+):
+    engine = make_engine(
+        full, decoder, first_token=first_token, room=dataclasses.replace(ROOM, chunk=96)
+    )
+    asked = [
+        (prompt_of(length, row), Sampling((0.0, 1.5)[row % 2], row, 0.9, row), 3 + row)
+        for row, length in enumerate((5, 14, 20, 17, 3, 30, 9, 9, 2, 7, 7))
+    ]
+    found = [engine.submit(*one) for one in asked]
+    given_up = engine.submit(prompt_of(4), WARM, 8)
+    engine.step()
+    # More are ready than the three slots: one waits, and one is given up while it does.
+    assert read_at_once == [(4, 24)]
+    found[3].cancel()
+    given_up.cancel()
+    engine.run()
+    # The one of 30 tokens is too long for four at once, and keeps the one before it alone.
+    assert read_at_once == [(4, 24), (1, 16), (1, 32), (4, 16), (1, 16)]
+    for row, (request, one) in enumerate(zip(found, asked, strict=True)):
+        if row != 3:
+            assert request.answer() == alone(full, decoder, *one, first_token=first_token)
+
+
+def test_prompts_are_read_together_only_where_little_of_it_is_padding(full, decoder, read_at_once):
+    engine = make_engine(full, decoder, room=dataclasses.replace(ROOM, slots=4, chunk=128))
+    for length in (30, 16, 16, 32):  # 96 of 128 slots, each in its own bucket
+        engine.submit(prompt_of(length), GREEDY, 2)
+    engine.run()
+    for length in (30, 16, 16, 16):  # 80
+        engine.submit(prompt_of(length), GREEDY, 2)
+    engine.run()
+    assert read_at_once == [(4, 32), (1, 32), (1, 16), (1, 16), (1, 16)]
+
+
 @pytest.mark.slow
 def test_one_model_and_integers_in_the_cache(full):
     asked = list(requests_of(4))
@@ -310,28 +360,34 @@ def test_compilations_are_bounded_by_the_buckets(full, decoder):
         engine.submit([1] * length, Sampling(length / 50, length % 5, 0.9, length), 1 + length % 20)
     engine.run()
     # Prompts of 20 slots and of 100, whose chunks see 40, 60 and 80; all end in a slot of 90.
-    functions = ("read_first", "begin_answer", "take_slot")
+    functions = ("read_first", "begin_answers", "take_slot")
     expected = dict.fromkeys(functions, 2) | {"read_chunk": 3, "write_chunk": 1}
     assert compilations - before == expected
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("refresh", [None, Refresh(4)])
-def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, monkeypatch, refresh):
+@pytest.mark.parametrize(
+    ("refresh", "chunk", "chunks"), [(None, 8, 5), (Refresh(4), 8, 5), (None, 96, 0)]
+)
+def test_after_warming_up_nothing_is_compiled(
+    full, decoder, pairs, compiled, monkeypatch, read_at_once, refresh, chunk, chunks
+):
     monkeypatch.setattr(engine_module, "SMALLEST_SEEN", 16)
     jax.clear_caches()
-    room = dataclasses.replace(ROOM, slots=2, length=50, queue=200)
+    room = dataclasses.replace(ROOM, slots=2, length=50, queue=200, chunk=chunk)
     engine = Engine(full, decoder, "full", (7,), pairs, "", room, refresh)
     engine.warm_up()
     assert engine.tally == Tally()
     assert not engine.busy
-    # Chunks that see 16, 24, 32, 48 and 56 slots.
-    assert compiled.count("jit(read_chunk)") == 5
-    compiled.clear()
+    # Chunks of 8 see 16, 24, 32, 48 and 56 slots.
+    assert compiled.count("jit(read_chunk)") == chunks
+    compiled.clear(), read_at_once.clear()
     for length in range(1, 47):
         engine.submit([1] * length, (GREEDY, WARM)[length % 2], min(4 + length % 20, 50 - length))
     engine.run()
     assert compiled == []
+    together = {slots for rows, slots in read_at_once if rows > 1}
+    assert together == (set() if chunks else {16, 24})
 
 
 MESHES = r"""
@@ -361,15 +417,15 @@ small = quantise_model(decoder, Scheme(8, 0))
 devices = jax.devices()
 one = make_mesh(2, 1, 2, devices[:4])
 other = make_mesh(1, 2, 2, devices[4:])
-# Two sizes of prompts, for every size is compiled for every mesh.
+# Two sizes of prompts, for every size is compiled for every mesh; chunks of 64 read all at once.
 asked = [(prompt_of(n), (GREEDY, WARM)[n % 2], 10 + n % 3) for n in (5, 8, 13, 16)]
-for writer, first_token, meshes in (
-    (decoder, "full", (one, None)),
-    (decoder, "decoder", (one, other)),
-    (shallow, "full", (other, one)),
-    (small, "full", (make_mesh(1, 1, 1, devices[:1]), make_mesh(1, 1, 1, devices[1:2]))),
+for writer, first_token, meshes, chunk in (
+    (decoder, "full", (one, None), 8),
+    (decoder, "decoder", (one, other), 64),
+    (shallow, "full", (other, one), 8),
+    (small, "full", (make_mesh(1, 1, 1, devices[:1]), make_mesh(1, 1, 1, devices[1:2])), 8),
 ):
-    engine = Engine(full, writer, first_token, (), None, "", Room(4, 64, 12, 8), None, *meshes)
+    engine = Engine(full, writer, first_token, (), None, "", Room(4, 64, 12, chunk), None, *meshes)
     compiled.clear()
     found = [engine.submit(*request) for request in asked]
     engine.run()
