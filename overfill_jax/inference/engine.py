@@ -41,8 +41,8 @@ from overfill_jax.model.transformer import Model
 
 # Slots that a step reads, doubled until they hold the longest answer: a program for each size.
 SMALLEST_SEEN = 128
-# Short prompts that are read in one call, where as many wait. One of them alone leaves the chip
-# waiting for the weights; of more in a call, measurements show no further gain.
+# Short prompts of like length that are read in one call, where as many wait: alone, one of them is
+# too little work for the chip. (On CPUs eight take as long a token as four.)
 TOGETHER = 4
 
 
@@ -295,21 +295,27 @@ class Engine:
         left = self._room.chunk
         while left > 0 and len(self._ready) <= self._slots.count(None):
             if self._reading is None:
-                count = self._readable(left)
-                if count == 0:
+                requests = self._take_readable(left)
+                if not requests:
                     return
-                self._reading = self._begin_reading([self._queue.popleft() for _ in range(count)])
+                self._reading = self._begin_reading(requests)
             left -= self._read_on(self._reading)
 
-    def _readable(self, left: int) -> int:
-        """How many prompts at the queue's head one call reads next, of `left` tokens at most."""
-        sizes = [self._padded(len(r.prompt)) for r in itertools.islice(self._queue, TOGETHER)]
-        if not sizes or sizes[0][0] > left:
-            return 0
-        longest = max(slots for _, slots in sizes)
-        # More padding than a quarter would cost what is gained.
-        fits = longest * TOGETHER <= left and longest * 3 <= sum(slots for _, slots in sizes)
-        return TOGETHER if len(sizes) == TOGETHER and fits else 1
+    def _take_readable(self, left: int) -> list[Request]:
+        """The prompts of the queue that one call reads next, of `left` tokens at most.
+
+        They are the queue's head and others as long, which overtake those between them; so a
+        prompt is overtaken by fewer than TOGETHER for each that was ahead of it.
+        """
+        first, slots = self._padded(len(self._queue[0].prompt)) if self._queue else (left + 1, 0)
+        if first > left:
+            return []
+        alike = (r for r in self._queue if self._padded(len(r.prompt)) == (first, slots))
+        together = list(itertools.islice(alike, TOGETHER))
+        if len(together) < TOGETHER or slots * TOGETHER > left:
+            return [self._queue.popleft()]
+        self._queue = collections.deque(r for r in self._queue if r not in together)
+        return together
 
     def _read_on(self, reading: _Reading) -> int:
         """Reads the next chunk of prompts; how many tokens that took, padding included."""
@@ -368,7 +374,7 @@ class Engine:
         return slots, slots
 
     def _begin_reading(self, requests: Sequence[Request]) -> _Reading:
-        slots = max(self._padded(len(request.prompt))[1] for request in requests)
+        _, slots = self._padded(len(requests[0].prompt))  # of all of them
         tokens = np.zeros((len(requests), slots), np.int32)
         for row, request in zip(tokens, requests, strict=True):
             request.move_to("reading")

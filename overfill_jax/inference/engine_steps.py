@@ -84,7 +84,7 @@ def begin_answers(
 def take_slot(
     writing: Writing, rows: Writing, index: Int[Array, ""], slot: Int[Array, ""]
 ) -> Writing:
-    """Puts one of `rows` in the place of another, whose entries behind its own nobody sees again."""
+    """Puts one of `rows` in a slot, whose entries behind the row's own are never seen again."""
     compilations["take_slot"] += 1
 
     def put(all_rows: Array, some: Array) -> Array:

@@ -107,27 +107,39 @@ def test_short_prompts_are_read_together_and_answered_alone(
     found = [engine.submit(*one) for one in asked]
     given_up = engine.submit(prompt_of(4), WARM, 8)
     engine.step()
-    # More are ready than the three slots: one waits, and one is given up while it does.
-    assert read_at_once == [(4, 24)]
-    found[3].cancel()
-    given_up.cancel()
+    assert read_at_once == [(4, 16)]
+    read = [row for row, request in enumerate(found) if request.stage == "writing"]
+    assert read == [0, 1, 4, 6]
+    for request in (given_up, found[3], found[6]):  # the last of which waits for a slot
+        request.cancel()
     engine.run()
-    # The one of 30 tokens is too long for four at once, and keeps the one before it alone.
-    assert read_at_once == [(4, 24), (1, 16), (1, 32), (4, 16), (1, 16)]
+    assert read_at_once == [(4, 16), (1, 24), (1, 32), (4, 16)]
     for row, (request, one) in enumerate(zip(found, asked, strict=True)):
-        if row != 3:
+        if row not in (3, 6):
             assert request.answer() == alone(full, decoder, *one, first_token=first_token)
 
 
-def test_prompts_are_read_together_only_where_little_of_it_is_padding(full, decoder, read_at_once):
-    engine = make_engine(full, decoder, room=dataclasses.replace(ROOM, slots=4, chunk=128))
-    for length in (30, 16, 16, 32):  # 96 of 128 slots, each in its own bucket
-        engine.submit(prompt_of(length), GREEDY, 2)
+def test_a_prompt_is_overtaken_by_three_for_each_ahead_of_it_and_read_in_its_turn(
+    full, decoder, read_at_once
+):
+    room = dataclasses.replace(ROOM, slots=1, queue=40, chunk=64)
+    engine = make_engine(full, decoder, room=room)
+    ahead = [engine.submit(prompt_of(9, row), GREEDY, 2) for row in range(2)]
+    other = engine.submit(prompt_of(40), GREEDY, 2)
+    behind = [engine.submit(prompt_of(9, row), GREEDY, 2) for row in range(20)]
+    while other.stage == "queued":
+        engine.step()
+    assert read_at_once == [(4, 16), (1, 48)]
+    assert all(request.is_over for request in (*ahead, *behind[:2]))
+    assert all(request.stage == "queued" for request in behind[2:])
+
+
+def test_prompts_that_exceed_a_chunk_together_are_read_one_by_one(full, decoder, read_at_once):
+    engine = make_engine(full, decoder, room=dataclasses.replace(ROOM, slots=4, chunk=95))
+    for _ in range(5):
+        engine.submit(prompt_of(20), GREEDY, 2)
     engine.run()
-    for length in (30, 16, 16, 16):  # 80
-        engine.submit(prompt_of(length), GREEDY, 2)
-    engine.run()
-    assert read_at_once == [(4, 32), (1, 32), (1, 16), (1, 16), (1, 16)]
+    assert read_at_once == [(1, 24)] * 5
 
 
 @pytest.mark.slow
