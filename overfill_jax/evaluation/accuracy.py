@@ -51,9 +51,14 @@ def mean_accuracy(families: dict[str, Proportion]) -> Proportion:
 def accuracy_by_length(
     references: Sequence[str], correct: Sequence[bool]
 ) -> list[tuple[float, float]]:
-    """Mean words of the reference and share of right answers, of each quarter of the rows."""
+    """Mean words of the reference and share of right answers, of each quarter of the rows.
+
+    Rows of one length are divided in the order in which they are given.
+    """
     words = [len(reference.split()) for reference in references]
-    found = np.array(sorted(zip(words, correct, strict=True)), float)
+    pairs = zip(words, correct, strict=True)
+    # By length alone: sorted by verdict as well, wrong answers would make the shorter quarter.
+    found = np.array(sorted(pairs, key=lambda pair: pair[0]), float)
     quarters = [part.mean(axis=0) for part in np.array_split(found, 4) if len(part)]
     return [(float(length), float(share)) for length, share in quarters]
 

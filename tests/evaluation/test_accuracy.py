@@ -70,3 +70,8 @@ def test_quarters_by_length_of_the_reference():
     correct = [len(reference.split()) < 6 for reference in references]
     assert accuracy_by_length(references, correct) == [(1.5, 1.0), (3.5, 1.0), (5.5, 0.5), (7.5, 0)]
     assert accuracy_by_length(["a", "b c"], [True, False]) == [(1.0, 1.0), (2.0, 0.0)]
+
+
+def test_verdicts_do_not_sort_rows_of_one_length():
+    assert accuracy_by_length(["a"] * 8, [True, False] * 4) == [(1.0, 0.5)] * 4
+    assert accuracy_by_length(["a", "b c", "d e"], [True, True, False])[1:] == [(2.0, 1), (2.0, 0)]
