@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +171,13 @@ def accuracy_by_length(source: Source) -> list[Point]:
 def overlap(source: Source) -> list[Point]:
     """Share of kept channels that the first cell keeps as well, of hidden and MLP channels.
 
-    Nothing where the first cell failed or keeps another number of layers.
+    Nothing where the first cell failed or keeps other layers.
     """
     if not (source.first / "kept.npz").exists():
         return []
     with np.load(source.cell / "kept.npz") as ours, np.load(source.first / "kept.npz") as theirs:
+        if not np.array_equal(_layers(ours), _layers(theirs)):
+            return []
         return [
             Point(name, _shared(ours[name], theirs[name])) for name in ("hidden", "intermediate")
         ]
@@ -342,6 +344,11 @@ def _tokens(source: Source, system: str) -> float:
 
 def _trained_on(folder: Path) -> float:
     return sum(row.get("all_tokens", 0) for row in read_metrics(folder))
+
+
+def _layers(kept: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Those that stay; all where the file does not say."""
+    return kept["layers"] if "layers" in kept else np.arange(len(kept["intermediate"]))
 
 
 def _shared(ours: np.ndarray, theirs: np.ndarray) -> float:

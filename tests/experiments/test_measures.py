@@ -120,6 +120,19 @@ def test_overlap_with_the_first_cell(source):
     assert read("overlap", source) == [Point("hidden", 0.5), Point("intermediate", 0.5)]
 
 
+@pytest.mark.parametrize("layers", [[1], [0, 2]])
+def test_no_overlap_with_other_layers(source, layers):
+    whole = [[0, 1], [2, 3]]
+    source.first.mkdir()
+    np.savez(source.first / "kept.npz", hidden=[0, 1], intermediate=whole)
+    np.savez(
+        source.cell / "kept.npz", hidden=[0, 1], intermediate=whole[: len(layers)], layers=layers
+    )
+    assert read("overlap", source) == []
+    np.savez(source.cell / "kept.npz", hidden=[0, 1], intermediate=whole, layers=[0, 1])
+    assert len(read("overlap", source)) == 2
+
+
 def test_policies_whose_answers_are_the_decoders(source):
     shared = {
         "positions": [{"loss": 0.2, "tokens": 9}],
