@@ -14,7 +14,11 @@ from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
 
 # Sections that a stage reads beside its own, `text` and the seed.
-FURTHER = {"benchmark": ("evaluate", "generate", "engine", "plan", "mesh")}
+FURTHER = {
+    "benchmark": ("evaluate", "generate", "engine", "plan", "mesh", "prune", "quantise", "train"),
+    "harness": ("generate",),
+    "plan": ("convert", "mesh", "prune", "quantise", "train"),
+}
 # What stages before the cells leave for them.
 LINKED = ("text", "data", "tokenizer", "full", "importance.npz", "calibration.npz")
 

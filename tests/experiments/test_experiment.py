@@ -137,6 +137,27 @@ def test_other_settings_do_not_mix_with_what_is_done(workdir, monkeypatch, chang
     assert found(workdir) == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("benchmark benchmark.subject=inference", "prune.hidden=8"),
+        ("benchmark benchmark.subject=inference", "quantise.group=32"),
+        ("benchmark benchmark.subject=train", "train.batch_size=3"),
+        ("harness", "generate.refresh=every"),
+        ("plan", "prune.hidden=8"),
+    ],
+)
+def test_settings_of_other_sections_that_a_stage_reads_do_not_mix(
+    tmp_path, monkeypatch, stage, change
+):
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    config, record = make_config(tmp_path), tmp_path / "done.json"
+    runs.run_stages([stage], config, tmp_path, record, tmp_path)
+    runs.check_done([stage], config, record, tmp_path)
+    with pytest.raises(InputError, match=f"was done with {change.partition('=')[0]}="):
+        runs.check_done([stage], with_settings(config, [change], "change"), record, tmp_path)
+
+
 def test_a_stage_before_the_cells_that_fails_stops_all(tmp_path):
     config = configure(tmp_path)
     config.experiment.shared = ("convert convert.source=nowhere",)
