@@ -27,10 +27,14 @@ def read(path: Path, shots: int) -> list[Question]:
     training = path.with_name(path.name.replace("dev", "train"))
     if training != path and training.exists():
         examples = _read_answers(training)
+        if len(examples) < shots:
+            raise InputError(
+                f"{training}: found {len(examples)} rows, expected {shots} for score.shots"
+            )
     else:
         examples, rows = rows, rows[shots:]
-    if len(examples) < shots or not rows:
-        raise InputError(f"{path}: found too few rows for score.shots={shots} and a question")
+        if not rows:
+            raise InputError(f"{path}: found too few rows for score.shots={shots} and a question")
     turns = [m for _, row in examples[:shots] for m in turn(_posed(row), row["answer"][0])]
     return [
         Question(f"{number}", [SYSTEM, *turns, ask(_posed(row))], row["answer"])

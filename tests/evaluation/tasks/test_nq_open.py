@@ -71,6 +71,9 @@ def test_without_training_rows_the_first_are_shots_and_not_asked(tmp_path):
 def test_too_few_rows_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"too few rows for score.shots=3 and a question"):
         NQ_OPEN.read(write_rows(tmp_path, ROWS, "dev.jsonl"), 3)
+    write_rows(tmp_path, ROWS[:1], "train.jsonl")
+    with pytest.raises(InputError, match=r"train\.jsonl: found 1 rows, expected 3 for score.shots"):
+        NQ_OPEN.read(tmp_path / "dev.jsonl", 3)
 
 
 @pytest.mark.parametrize("answer", [[], "yes", [1], [""]])
