@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from overfill_jax import files
-from overfill_jax.evaluation.table import as_markdown, as_text
+from overfill_jax.evaluation.table import as_markdown, as_text, escaped
 
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """Writes experiment.json and report.md; `found` is what the former holds."""
     files.write_json(folder / "experiment.json", found)
     sections = [f"# {found['title']}"]
-    sections += [f"![{one['title']}]({one['file']})" for one in found["figures"]]
+    sections += [f"![{escaped(one['title'])}]({one['file']})" for one in found["figures"]]
     for one in found["tables"]:
         sections += [f"## {one['title']}", as_markdown(one["cells"])]
     if failures := _failures(found):

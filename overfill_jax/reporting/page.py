@@ -2,6 +2,7 @@
 
 import base64
 import html
+import urllib.parse
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -83,7 +84,8 @@ def _reader(workdir: Path) -> MarkdownIt:
 
     def image(self: RendererHTML, tokens, index, options, env) -> str:
         token = tokens[index]
-        told, source = html.escape(token.content), _embedded(token, workdir)
+        told = html.escape(self.renderInlineAsText(token.children, options, env))
+        source = _embedded(token, workdir)
         return f'<span class="wide"><img alt="{told}" src="{source}"></span>'
 
     def inline(self: RendererHTML, tokens, index, options, env) -> str:
@@ -104,7 +106,7 @@ def _reader(workdir: Path) -> MarkdownIt:
 
 
 def _embedded(token, workdir: Path) -> str:
-    name = str(token.attrs["src"])
+    name = urllib.parse.unquote(str(token.attrs["src"]))
     path = (workdir / name).resolve()
     if path.suffix != ".png" or not path.is_relative_to(workdir.resolve()) or not path.is_file():
         raise InputError(f"{path}: no such figure; expected a PNG file in {workdir}")

@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+import urllib.parse
 from pathlib import Path
 
 from overfill_jax.errors import InputError
 
-IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
+IMAGE = re.compile(r"!\[((?:\\.|[^\]\\])*)\]\(([^)]*)\)")  # brackets of its text are escaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ def from_document(document: Path, workdir: Path) -> Section:
         found = (document.parent / image[2]).resolve()
         if not found.is_relative_to(workdir.resolve()):
             raise InputError(f"{document}: found an image {found}, expected one of {workdir}")
-        return f"![{image[1]}]({found.relative_to(workdir.resolve()).as_posix()})"
+        place = found.relative_to(workdir.resolve()).as_posix()
+        return f"![{image[1]}]({urllib.parse.quote(place)})"  # folders may have any name
 
     lines = [f"#{line}" if line.startswith("#") else line for line in lines]
     body = IMAGE.sub(from_workdir, "\n".join(lines).strip())

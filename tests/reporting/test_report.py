@@ -11,6 +11,7 @@ from overfill_jax import record
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation import report as evaluation_report
 from overfill_jax.evaluation.results import save as save_result
+from overfill_jax.experiments import report as experiment_report
 from overfill_jax.reporting import report
 from overfill_jax.reporting.decode_time import points_of
 from overfill_jax.reporting.section import from_document
@@ -252,6 +253,22 @@ def test_figures_outside_of_the_workdir_are_not_shown(workdir):
     (workdir / "benchmark" / "x.md").write_text("# x\n\n![x](../../secret.png)\n")
     with pytest.raises(InputError, match=r"x\.md: .+secret\.png"):
         report.run(get_config(), workdir)
+
+
+@pytest.mark.parametrize("name", ["größe", "two words", "a (b)", "50%20"])
+def test_experiments_may_have_any_name_and_title(workdir, name):
+    folder = workdir / "experiments" / name
+    folder.mkdir(parents=True)
+    (workdir / "report/loss.png").rename(folder / "loss.png")
+    (workdir / "report/report.md").unlink()
+    title = "Loss [nats] of <any> *cut*"
+    cell = {"row": "", "series": "", "seed": 0, "status": "done", "error": "", "folder": "cells/0"}
+    found = {"name": name, "title": title, "x": "", "cells": [cell], "tables": []}
+    found["figures"] = [{"file": "loss.png", "title": title}]
+    experiment_report.write(found, folder)
+    page, _ = made(workdir)
+    assert page.attributes("alt") == [title]
+    assert page.attributes("src")[0].startswith("data:image/png;base64,")
 
 
 def test_headings_go_one_step_down(tmp_path):
