@@ -20,7 +20,9 @@ def answers_section(task: Path, title: str, count: int) -> Section:
     """
     logs = {s.title: _read(task / f"{s.name}.jsonl") for s in SYSTEMS}
     logs = {name: rows for name, rows in logs.items() if rows}
-    first = list(next(iter(logs.values()), {}).values())[:count]
+    # Logs are in the order in which answers ended: their first are the shortest. Ids are numbers.
+    rows = next(iter(logs.values()), {}).values()
+    first = sorted(rows, key=lambda row: (len(row["id"]), row["id"]))[:count]
     parts = [f"### Question {row['id']}\n\n{_side_by_side(row, logs)}" for row in first]
     return Section(title, "\n\n".join(parts) or "No answers yet.")
 

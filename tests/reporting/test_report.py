@@ -226,6 +226,15 @@ def test_an_answer_that_is_not_judged_yet_has_no_mark(workdir):
     assert "\n| full | 2 |  |\n| two-stage " in document
 
 
+def test_the_first_questions_are_those_of_the_file(workdir):
+    log = workdir / "scores/gsm8k/full.jsonl"
+    row = json.loads(log.read_text())
+    ended = ("12", "7", "104", "2", "31")
+    log.write_text("".join(json.dumps({**row, "id": name}) + "\n" for name in ended))
+    _, document = made(workdir)
+    assert re.findall(r"### Question (\d+)", document) == ["2", "7", "12"]
+
+
 def test_broken_answers_are_named(workdir):
     with (workdir / "scores/gsm8k/full.jsonl").open("a") as log:
         log.write('{"id": "q2", "pro\n')
