@@ -61,6 +61,7 @@ def _read(log: Path) -> dict[str, dict[str, Any]]:
             continue
         try:
             row = jsonl.parse(line)
+            _ = row["prompt"], row["gold"], row["answer"]
             rows[row["id"]] = row
         except (InputError, KeyError) as error:
             raise InputError(f"{log}:{number}: found no answer's line") from error

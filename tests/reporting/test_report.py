@@ -235,9 +235,10 @@ def test_the_first_questions_are_those_of_the_file(workdir):
     assert re.findall(r"### Question (\d+)", document) == ["2", "7", "12"]
 
 
-def test_broken_answers_are_named(workdir):
+@pytest.mark.parametrize("line", ['{"id": "q2", "pro', '{"id": "q2", "prompt": "2 + 2?"}'])
+def test_broken_answers_are_named(workdir, line):
     with (workdir / "scores/gsm8k/full.jsonl").open("a") as log:
-        log.write('{"id": "q2", "pro\n')
+        log.write(f"{line}\n")
     with pytest.raises(InputError, match=r"full\.jsonl:2: found no answer's line"):
         report.run(get_config(), workdir)
     assert not (workdir / "report.html").exists()
