@@ -337,13 +337,15 @@ def _tokens(source: Source, system: str) -> float:
     own = _trained_on(source.cell / "metrics" / TRAINED_BY[system])
     if system == "scratch":
         return own
+    own += source.full_tokens + _trained_on(source.workdir / "metrics" / "full")
+    if system == "full_tuned":  # nothing of it was cut
+        return own
     with np.load(source.cell / "importance.npz") as stored:
-        calibration = json.loads(str(stored["provenance"]))["tokens"]
-    return own + calibration + source.full_tokens + _trained_on(source.workdir / "metrics" / "full")
+        return own + json.loads(str(stored["provenance"]))["tokens"]
 
 
 def _trained_on(folder: Path) -> float:
-    return sum(row.get("all_tokens", 0) for row in read_metrics(folder))
+    return sum((row.get("all_tokens", 0) for row in read_metrics(folder)), 0.0)
 
 
 def _layers(kept: Mapping[str, np.ndarray]) -> np.ndarray:

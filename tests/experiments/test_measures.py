@@ -1,5 +1,6 @@
 """What each measure reads off the files of a cell."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -87,6 +88,16 @@ def test_all_tokens_of_what_a_system_is_made_of_count(source):
         Point("two-stage", 0.75, x=30 + 20 + 1000 + 500),
         Point("scratch", 0.05, x=7),
     ]
+
+
+def test_of_a_full_model_that_is_tuned_no_calibration_counts(source):
+    result(source.cell, "full_tuned", {"a": 0.5}, [(0.5, 100)])
+    folder = source.cell / "metrics/full"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "all_tokens": 9.0}\n')
+    source = dataclasses.replace(source, systems=("full_tuned",))
+    assert not (source.cell / "importance.npz").exists()  # nothing needs it
+    assert read("accuracy_by_tokens", source) == [Point("full, tuned", 0.5, x=9 + 1000)]
 
 
 def test_lengths_are_quarters_of_the_rows(source):
