@@ -155,6 +155,15 @@ def test_systems_take_the_time_of_what_they_write_with(workdir, results):
     assert {point.title for point in without} == {"full", "two-stage"}
 
 
+def test_a_system_that_the_last_evaluation_left_out_is_not_drawn(workdir, results):
+    measure(workdir)
+    evaluation_report.write(results[:2], {"source": "rows.jsonl"}, [], 1, workdir)
+    _, document = made(workdir)
+    assert "| two-stage | 8.00 | 0.750 |" in document
+    assert (workdir / "results/pruned_tuned.json").exists()
+    assert "pruned, tuned" not in document.partition("## Accuracy against decode time")[2]
+
+
 def test_a_time_that_nobody_measured_is_not_shown(workdir):
     _, document = made(workdir)
     assert "Not measured: `benchmark" in document
