@@ -1,6 +1,7 @@
 """Runs stages one after another and remembers which are done, so that none is done twice."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,11 +104,13 @@ def _each(
 def _settings(text: str, config: ml_collections.ConfigDict, workdir: Path) -> dict[str, object]:
     stage = text.split()[0]
     sections = [s for s in (stage, "text", *FURTHER.get(stage, ())) if s in config]
+    # As a path begins: the workdir may be called "." or "a".
+    place = re.compile(rf"(?<![\w./-]){re.escape(str(workdir))}(?=/)")
 
     def plain(value: object) -> object:
         if isinstance(value, tuple):
             return list(value)
-        return value.replace(str(workdir), "{workdir}") if isinstance(value, str) else value
+        return place.sub("{workdir}", value) if isinstance(value, str) else value
 
     found = {
         f"{section}.{key}": plain(value)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import matplotlib.image
 import pytest
 
+from configs.default import get_config
 from overfill_jax.errors import InputError
 from overfill_jax.experiments import runs
 from overfill_jax.overrides import with_settings
@@ -156,6 +158,23 @@ def test_settings_of_other_sections_that_a_stage_reads_do_not_mix(
     runs.check_done([stage], config, record, tmp_path)
     with pytest.raises(InputError, match=f"was done with {change.partition('=')[0]}="):
         runs.check_done([stage], with_settings(config, [change], "change"), record, tmp_path)
+
+
+@pytest.mark.parametrize("name", [".", "a", "train", "/b"])
+def test_a_record_does_not_depend_on_what_the_workdir_is_called(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    record = tmp_path / "done.json"
+
+    def config(workdir):
+        settings = [f"train.source={workdir}/data/train.jsonl", "train.split=train"]
+        return with_settings(get_config(), settings, "change")
+
+    runs.run_stages(["train"], config(name), tmp_path, record, Path(name))
+    for other in (tmp_path, Path()):
+        runs.check_done(["train"], config(other), record, other)
+    elsewhere = with_settings(config(name), [f"train.source=c{name}/train.jsonl"], "change")
+    with pytest.raises(InputError, match=r"train\.source='{workdir}/data/train.jsonl', now it is"):
+        runs.check_done(["train"], elsewhere, record, Path(name))
 
 
 def test_a_stage_before_the_cells_that_fails_stops_all(tmp_path):
