@@ -12,6 +12,7 @@ from absl import logging
 from tqdm.auto import tqdm
 
 from overfill_jax import files
+from overfill_jax.errors import InputError
 from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.exam import Asked, Exam, check_prompts, choose_systems, load_exam
 from overfill_jax.evaluation.marks import mark
@@ -38,11 +39,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_prompts(exam, systems, c.source, workdir)
     folder = workdir / "scores" / exam.benchmark.name
     files.check_writable(folder / "scores.md")
-    prompts = {asked.question.id: asked.text for asked in exam.asked}
-    logs = {
-        system: AnswerLog(folder / f"{system.name}.jsonl", exam.settings(system, workdir), prompts)
-        for system in systems
-    }
+    logs = {system: open_log(system, exam, folder, workdir) for system in systems}
     scores: list[Score] = []
     models: dict[str, Model] = {}
     mesh = serving_mesh(config.mesh, exam.batch_size)
@@ -56,6 +53,25 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         save(scores[-1], exam.settings(system, workdir), folder)
     files.write_text(folder / "scores.md", as_report(exam.benchmark.name, scores))
     print(f"\n{as_lines(scores)}\n\nAnswers: {folder}")
+
+
+def open_log(system: System, exam: Exam, folder: Path, workdir: Path) -> AnswerLog:
+    """What former runs have answered.
+
+    Raises:
+      InputError: as `AnswerLog`; or choices were ranked that are not those of the question now.
+    """
+    path = folder / f"{system.name}.jsonl"
+    prompts = {asked.question.id: asked.text for asked in exam.asked}
+    log = AnswerLog(path, exam.settings(system, workdir), prompts)
+    for asked in exam.asked:  # whose choices a prompt need not list
+        name, choices = asked.question.id, list(asked.question.choices)
+        if log.rows.get(name, {}).get("choices", choices) != choices:
+            raise InputError(
+                f"{path}: found other choices of question {name} than the task has now; expected "
+                "the same questions, or the file to be moved away"
+            )
+    return log
 
 
 def answer_all(
@@ -117,7 +133,7 @@ def rank_all(
 def row_of(asked: Asked, answer: Answer | list[float], exam: Exam) -> dict[str, Any]:
     """The line of an answer, or of the log-likelihoods of a question's choices, without marks."""
     question = asked.question
-    found: dict[str, Any] = {"answer": answer}
+    found: dict[str, Any] = {"choices": list(question.choices), "answer": answer}
     if isinstance(answer, Answer):
         tokens = len(answer.tokens)
         found = {"answer": answer.text, "tokens": tokens, "ended": answer.reason}

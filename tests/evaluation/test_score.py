@@ -295,6 +295,22 @@ def test_choices_are_ranked_and_a_stopped_run_goes_on(config, workdir, monkeypat
         np.testing.assert_allclose(again[name]["answer"], row["answer"], atol=1e-4)
 
 
+def test_other_choices_of_the_same_prompt_are_refused(config, workdir, monkeypatch):
+    monkeypatch.setitem(registry.BENCHMARKS, "ranked", RANKED)
+    config.score.task, config.score.systems, config.score.limit = "ranked", ("full",), 2
+    score.run(config, workdir)
+    turned = dataclasses.replace(
+        RANKED,
+        read=lambda path, shots: [
+            dataclasses.replace(question, gold=2, choices=question.choices[::-1])
+            for question in RANKED.read(path, shots)
+        ],
+    )
+    monkeypatch.setitem(registry.BENCHMARKS, "ranked", turned)
+    with pytest.raises(InputError, match=r"full\.jsonl: found other choices of question 1 than"):
+        score.run(config, workdir)
+
+
 def test_a_choice_beyond_the_models_limit_is_refused(config, workdir, monkeypatch):
     long = dataclasses.replace(
         RANKED,
