@@ -42,7 +42,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         temporary.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -106,10 +106,15 @@ def _recover(folder: Path, targets: str) -> None:
         if left["tag"] == "old" and not target.exists():
             path.rename(target)
             logging.warning("%s: is back; a run that was killed had moved it aside", target)
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # of a link only the link goes
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -56,6 +56,18 @@ def test_what_was_replaced_does_not_come_back(tmp_path, dead):
     assert names(tmp_path / "full") == []
 
 
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path, dead):
+    left(tmp_path, "full", "old", dead).rename(tmp_path / "shared")
+    (tmp_path / "data").symlink_to("shared")
+    with files.replace_folder(tmp_path / "data") as folder:
+        (folder / "rows").write_text("own")
+    assert names(tmp_path) == ["data", "shared"]
+    (tmp_path / f".data.old-{socket.gethostname()}-{dead}").symlink_to("shared")
+    files.recover(tmp_path)
+    assert names(tmp_path) == ["data", "shared"]
+    assert names(tmp_path / "data") == ["rows"] and names(tmp_path / "shared") == ["weights"]
+
+
 def test_a_run_that_lives_or_is_elsewhere_is_left_alone(tmp_path, dead):
     kept = [
         left(tmp_path, "full", "tmp", os.getppid()),
