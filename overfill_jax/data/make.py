@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_collections
 from absl import logging
 
+from overfill_jax import files
 from overfill_jax.data import jsonl, parallel, procedural
 from overfill_jax.data.sources import mixed_lines, parse_sources, read_lines
 from overfill_jax.data.tokenizer_training import train_tokenizer
@@ -69,5 +70,7 @@ def _train_tokenizer(config: ml_collections.ConfigDict, source: Path, folder: Pa
                     "columns of section `text`, which the tokenizer is trained on"
                 )
             texts.append(row[column])
-    train_tokenizer(texts, c.vocab_size, folder)
+    # In a cell of an experiment the folder may be a link to the one that all cells share.
+    with files.replace_folder(folder) as temporary:
+        train_tokenizer(texts, c.vocab_size, temporary)
     logging.info("saved %s: %d pieces", folder, c.vocab_size)

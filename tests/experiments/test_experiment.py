@@ -177,6 +177,22 @@ def test_a_record_does_not_depend_on_what_the_workdir_is_called(tmp_path, monkey
         runs.check_done(["train"], elsewhere, record, Path(name))
 
 
+def test_data_of_a_cell_does_not_take_the_place_of_what_all_share(tmp_path):
+    config = make_config(tmp_path)
+    run_stage("data", config, tmp_path)
+    shared = [tmp_path / "data/train.jsonl", tmp_path / "tokenizer/tokenizer.model"]
+    before = [path.read_bytes() for path in shared]
+    config.experiment.update({"stages": ("data data.train_rows=3",), "measures": ()})
+    run_stage("experiment", config, tmp_path)
+    assert [path.read_bytes() for path in shared] == before
+    (cell,) = tmp_path.glob("experiments/*/cells/*/")
+    assert sorted(path.name for path in cell.iterdir()) == [
+        "configs", "data", "done.json", "tokenizer",
+    ]  # fmt: skip
+    own = [cell / path.relative_to(tmp_path) for path in shared]
+    assert all(path.read_bytes() != old for path, old in zip(own, before, strict=True))
+
+
 def test_a_stage_before_the_cells_that_fails_stops_all(tmp_path):
     config = configure(tmp_path)
     config.experiment.shared = ("convert convert.source=nowhere",)
