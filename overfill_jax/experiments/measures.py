@@ -230,14 +230,13 @@ def precision(source: Source) -> list[Point]:
 
 def latency(source: Source) -> list[Point]:
     """Seconds of whole answers by their length, from the benchmark of inference."""
-    return [Point(one["system"], one["total"], x=one["answer"]) for one in _answers(source)]
+    return [Point(name, one["total"], x=one["answer"]) for name, one in _answers(source)]
 
 
 def prefill_share(source: Source) -> list[Point]:
     """Share of an answer's time that is over when its first token is there."""
     return [
-        Point(one["system"], one["first"] / one["total"], x=one["answer"])
-        for one in _answers(source)
+        Point(name, one["first"] / one["total"], x=one["answer"]) for name, one in _answers(source)
     ]
 
 
@@ -328,8 +327,19 @@ def _policies(source: Source) -> list[dict[str, Any]]:
     return [one for one in found if one["positions"]]
 
 
-def _answers(source: Source) -> list[dict[str, Any]]:
-    return files.read_object(source.cell / "benchmark" / "inference.json")["answers"]
+def _answers(source: Source) -> list[tuple[str, dict[str, Any]]]:
+    """Each under its system and, where these differ, its batch and prompt: sizes are no seeds."""
+    found = files.read_object(source.cell / "benchmark" / "inference.json")["answers"]
+    sizes = {(one["batch"], one["prompt"]) for one in found}
+    return [
+        (
+            one["system"]
+            if len(sizes) == 1
+            else f"{one['system']}, batch {one['batch']}, {one['prompt']} tokens in",
+            one,
+        )
+        for one in found
+    ]
 
 
 def _tokens(source: Source, system: str) -> float:

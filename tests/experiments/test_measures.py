@@ -175,10 +175,18 @@ def test_benchmarks_of_precision_and_time(source):
     write(source.cell / "benchmark/precision.json", {"pairs": [pair, pair | {"full": "int8"}]})
     names = ("int8, cache float32", "int8, cache float32, behind an int8 full model")
     assert read("precision", source) == [Point(name, 0.9, x=52.5) for name in names]
-    answer = {"system": "two-stage", "answer": 128, "first": 0.5, "total": 2.0}
+    size = {"batch": 1, "prompt": 512, "answer": 128}
+    answer = {"system": "two-stage", **size, "first": 0.5, "total": 2.0}
     write(source.cell / "benchmark/inference.json", {"answers": [answer]})
     assert read("latency", source) == [Point("two-stage", 2.0, x=128)]
     assert read("prefill_share", source) == [Point("two-stage", 0.25, x=128)]
+    longer = {**answer, "prompt": 2048, "total": 4.0}
+    write(source.cell / "benchmark/inference.json", {"answers": [answer, longer]})
+    assert read("latency", source) == [
+        Point("two-stage, batch 1, 512 tokens in", 2.0, x=128),
+        Point("two-stage, batch 1, 2048 tokens in", 4.0, x=128),
+    ]
+    assert [point.value for point in read("prefill_share", source)] == [0.25, 0.125]
 
 
 def test_a_missing_file_is_named(source):
