@@ -186,7 +186,7 @@ def overlap(source: Source) -> list[Point]:
 def refreshed_loss(source: Source) -> list[Point]:
     """Answer loss by refresh interval, from the benchmark of that subject."""
     return [
-        Point("", one["loss"], x=one["interval"])
+        Point(one["of"], one["loss"], x=one["interval"])
         for one in _policies(source)
         if one["name"].startswith("every")
     ]
@@ -322,9 +322,12 @@ def _quarters(path: Path) -> list[tuple[float, float]]:
 
 
 def _policies(source: Source) -> list[dict[str, Any]]:
-    """Those whose answers are the decoder's."""
+    """Those whose answers are the decoder's; of several decoders, `of` and `name` say whose."""
     found = files.read_object(source.cell / "benchmark" / "refresh.json")["policies"]
-    return [one for one in found if one["positions"]]
+    decoders = {one["decoder"] for one in found} - {FULL.reader}
+    whose = {name: name for name in decoders} if len(decoders) > 1 else {}
+    named = [{**one, "of": whose.get(one["decoder"], "")} for one in found if one["positions"]]
+    return [{**one, "name": ", ".join(filter(None, (one["name"], one["of"])))} for one in named]
 
 
 def _answers(source: Source) -> list[tuple[str, dict[str, Any]]]:

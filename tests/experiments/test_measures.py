@@ -147,6 +147,7 @@ def test_no_overlap_with_other_layers(source, layers):
 def test_policies_whose_answers_are_the_decoders(source):
     shared = {
         "positions": [{"loss": 0.2, "tokens": 9}],
+        "decoder": "decoder",
         "accuracy": 0.8,
         "speed_up": 3.5,
         "by_length": [(2.0, 1.0), (5.0, 0.6)],
@@ -157,7 +158,7 @@ def test_policies_whose_answers_are_the_decoders(source):
             "policies": [
                 {"name": "none", "interval": None, "loss": 0.4, **shared},
                 {"name": "every 4", "interval": 4, "loss": 0.3, **shared},
-                {"name": "verified, every 4", "interval": 4, "loss": None, "positions": []},
+                {**shared, "name": "verified, every 4", "interval": 4, "positions": []},
             ]
         },
     )
@@ -168,6 +169,23 @@ def test_policies_whose_answers_are_the_decoders(source):
     assert read("refreshed_by_length", source) == [
         Point(name, share, x=words) for name in names for words, share in ((2.0, 1.0), (5.0, 0.6))
     ]
+
+
+def test_decoders_are_no_seeds_of_one_another(source):
+    shared = {
+        "interval": 4,
+        "loss": 0.3,
+        "positions": [{"loss": 0.2, "tokens": 9}],
+        "accuracy": 0.8,
+    }
+    policies = [
+        {"decoder": name, "name": "every 4", "speed_up": 3.5, **shared} for name in ("one", "two")
+    ]
+    alone = {"decoder": "full", "name": "full model alone", "speed_up": 1.0, **shared}
+    write(source.cell / "benchmark/refresh.json", {"policies": [alone, *policies]})
+    assert read("refreshed_loss", source) == [Point(name, 0.3, x=4) for name in ("one", "two")]
+    names = ("full model alone", "every 4, one", "every 4, two")
+    assert read("refreshed_positions", source) == [Point(name, 0.2, x=1) for name in names]
 
 
 def test_benchmarks_of_precision_and_time(source):
