@@ -1,6 +1,7 @@
 """What the cells of an experiment ran with: settings of their own, and under which versions."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,17 @@ def changes(base: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return [
         f"{key}={value}"
         for key, value in record.flat(settings).items()
-        if key in before and value != before[key] and (key, value) not in of_stages
+        if key in before and value != before[key]
+        if not any(key == own and _resolves(wanted, value) for own, wanted in of_stages)
         if key != "seed" and not key.startswith("experiment.")
     ]
+
+
+def _resolves(wanted: Any, value: Any) -> bool:
+    """Whether a setting became this value in some cell, whose folder `{workdir}` stands for."""
+    if not (isinstance(wanted, str) and isinstance(value, str)):
+        return wanted == value
+    return re.fullmatch(".+".join(map(re.escape, wanted.split("{workdir}"))), value) is not None
 
 
 def table_of(found: dict[str, Any], ran: Sequence[Ran], versions: Sequence[str]) -> list[list[str]]:

@@ -89,6 +89,26 @@ def test_a_setting_that_nobody_asked_for_is_told(workdir):
     assert "train.steps=7 | 1 |" in section.body
 
 
+def test_a_setting_of_all_cells_within_their_folders_is_not_told(workdir):
+    path = workdir / "configs" / "experiment.sizes.yaml"
+    config = get_config()
+    source = "train.source={workdir}/data/train.jsonl"
+    config.experiment.update({"name": "sizes", "stages": (STAGES[0], f"{STAGES[1]} {source}")})
+    record.write_config(path, config)
+    for row in ("much", "little"):
+        for seed in (0, 1):
+            of_cell = cell(workdir, f"{row}_seed-{seed}")
+            changed = with_settings(get_config(), STAGES[1].split()[1:], "experiment.stages")
+            changed.train.source = f"{of_cell.parents[1]}/data/train.jsonl"
+            record.write_config(of_cell, changed)
+    (section,) = cells_sections(workdir)
+    assert "train.source" not in section.body.partition("\n")[2]
+    changed.train.source = "elsewhere.jsonl"
+    record.write_config(of_cell, changed)
+    (section,) = cells_sections(workdir)
+    assert "train.source=elsewhere.jsonl | 1 |" in section.body
+
+
 def test_a_cell_that_recorded_nothing(workdir):
     for path in cell(workdir, "much_seed-0").parent.iterdir():
         path.unlink()
