@@ -27,7 +27,8 @@ from overfill_jax.inference.sampling import Sampling
 from tests.builders import CONFIG, random_model
 from tests.inference.doubles import Spelled
 
-ROOM = Room(slots=8, length=64, queue=16, chunk=8)
+# Four of the short prompts fit into a chunk, the longest take two.
+ROOM = Room(slots=8, length=96, queue=16, chunk=64)
 SHARE_BAD, SHARE_CANCELLED = 0.1, 0.15
 LETTERS = Spelled(lambda ids: "".join(chr(97 + int(i)) for i in ids))
 
@@ -85,7 +86,8 @@ class Outcome:
 
 def draw(rng: random.Random, shortest: int) -> Asked:
     """A request that can be answered, with at least so many tokens."""
-    prompt = [rng.randrange(CONFIG.vocab_size) for _ in range(rng.randint(1, 40))]
+    longest = rng.choice((16, 40, 72))
+    prompt = [rng.randrange(CONFIG.vocab_size) for _ in range(rng.randint(1, longest))]
     stop = rng.choice(((), ("zz", "never"), (chr(97 + rng.randrange(CONFIG.vocab_size)),)))
     temperature, top_k, top_p = rng.choice(((0.0, 0, 1.0), (1.0, 0, 1.0), (0.8, 10, 0.9)))
     most = rng.randint(shortest, 24)
@@ -134,7 +136,7 @@ def soak(requests: int, checked: int, seed: int, interval: int = 0) -> Outcome:
                 break
             to_come -= 1
         for _, request in open_requests:
-            if rng.random() < SHARE_CANCELLED / 50:  # of about 50 turns that a request lasts
+            if rng.random() < SHARE_CANCELLED / 20:  # of about 20 turns that a request lasts
                 request.cancel()
         engine.step()
         for asked, request in [one for one in open_requests if one[1].is_over]:
