@@ -168,11 +168,14 @@ def abstract_params(config: ModelConfig, scheme: Scheme | None) -> Params:
 
 def scheme_of(params: Params) -> Scheme | None:
     """How these weights are quantised; None where they are not."""
-    kernel = params["layers"]["mlp"]["down"]["kernel"]
-    if not isinstance(kernel, Quantised):
+    leaves = jax.tree.leaves(params["layers"], is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    values = [leaf.values for leaf in leaves if isinstance(leaf, Quantised)]
+    if not values:
         return None
-    _, groups, size, _ = kernel.values.shape
-    return Scheme(8 if kernel.values.dtype == jnp.int8 else 4, 0 if groups == 1 else size)
+    # A group may be all the inputs of one kernel, and still a part of another's.
+    most = max(values, key=lambda one: one.shape[1])
+    _, groups, size, *_ = most.shape
+    return Scheme(8 if most.dtype == jnp.int8 else 4, 0 if groups == 1 else size)
 
 
 def stored_bytes(params: Params) -> float:

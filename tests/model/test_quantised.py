@@ -14,6 +14,7 @@ from overfill_jax.model.quantised import (
     quantise,
     quantise_model,
     restore,
+    scheme_of,
 )
 from tests.builders import make_model
 
@@ -85,6 +86,20 @@ def test_a_quantised_model_computes_with_its_restored_weights(tied, scheme):
     np.testing.assert_allclose(found, expected, atol=1e-4)
     error = np.abs(found - run(lay_out(model), tokens, lengths)).max()
     assert 1e-3 < error < (0.2 if scheme.bits == 8 else 3)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "changes", "expected"),
+    [
+        *((scheme, {}, scheme) for scheme in SCHEMES),
+        (Scheme(8, 8), {"intermediate_size": 8}, Scheme(8, 8)),  # all the inputs of down
+        (Scheme(4, 24), {"num_heads": 6, "intermediate_size": 24}, Scheme(4, 24)),  # but out's
+        (Scheme(8, 32), {"hidden_size": 32, "intermediate_size": 32}, Scheme(8, 0)),  # of every one
+    ],
+)
+def test_weights_tell_how_they_are_quantised(scheme, changes, expected):
+    assert scheme_of(quantise_model(make_model(**changes), scheme).params) == expected
+    assert scheme_of(make_model(**changes).params) is None
 
 
 @jax.jit
