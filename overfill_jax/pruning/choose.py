@@ -1,6 +1,7 @@
 """Which channels, heads and layers stay: index sets, by importance or by rule."""
 
 import dataclasses
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,12 +161,16 @@ def load_kept(path: Path, config: ModelConfig) -> Kept:
     hidden, intermediate = load_indices(path)
     attention = {}
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            attention = {name: arrays[name] for name in ATTENTION if name in arrays}
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                attention = {name: arrays[name] for name in ATTENTION if name in arrays}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: not an index file ({error})") from error
     for name, array in attention.items():
         axes = 1 if name == "layers" else 2
-        ascending = array.ndim == axes and array.dtype.kind in "iu" and np.all(np.diff(array) > 0)
-        if not ascending:
+        whole = array.ndim == axes and array.dtype.kind in "iu"
+        # Compared, not subtracted: differences of unsigned numbers are never below 0.
+        if not (whole and np.all(array[..., 1:] > array[..., :-1])):
             raise InputError(
                 f"{path}: {name} has shape {array.shape} and dtype {array.dtype}, expected "
                 f"ascending integers with {axes} axes"

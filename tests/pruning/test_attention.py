@@ -260,6 +260,11 @@ def test_kept_sets_come_back(tmp_path):
     [
         ({"layers": [0, 4]}, "layers: found index 0..4, expected 0..3"),
         ({"layers": [2, 0]}, r"layers has shape \(2,\) .*, expected ascending"),
+        (
+            {"layers": np.array([2, 0], np.uint32)},
+            r"layers has shape \(2,\) .*, expected ascending",
+        ),
+        ({"layers": [0, None]}, "not an index file .Object arrays"),
         ({"layers": [0.0, 1.0]}, "layers has shape .* float64, expected ascending integers"),
         ({"layers": [[0, 1]]}, "layers has shape .*, expected ascending integers with 1 axes"),
         ({"layers": [0, 1, 2]}, "indices of 2 layers, expected 3"),
