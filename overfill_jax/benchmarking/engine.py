@@ -73,6 +73,9 @@ def time_serving(config: ml_collections.ConfigDict) -> list[Served]:
             f"benchmark.requests: found {c.requests}, benchmark.repeats: {c.repeats}, expected at "
             "least 1"
         )
+    for name in ("prompts", "answers"):
+        if not c[name] or min(c[name]) < 1:
+            raise InputError(f"benchmark.{name}: found {tuple(c[name])}, expected positive numbers")
     if max(c.prompts) + max(c.answers) > config.engine.length:
         raise InputError(
             f"engine.length: found {config.engine.length}, but prompts of {max(c.prompts)} tokens "

@@ -288,6 +288,9 @@ def test_the_pair_in_integers(prepared, tmp_path):
         ({"subject": "inference", "repeats": 0}, "benchmark.repeats: found 0"),
         ({"subject": "inference", "prompts": (120,)}, "more than the 128 positions"),
         ({"subject": "inference", "precision": 5}, "quantise.bits: found 5"),
+        ({"subject": "engine", "prompts": ()}, r"benchmark.prompts: found \(\), expected positive"),
+        ({"subject": "engine", "prompts": (0,)}, r"benchmark.prompts: found \(0,\), expected"),
+        ({"subject": "engine", "answers": ()}, r"benchmark.answers: found \(\), expected positive"),
         ({"subject": "engine", "prompts": (2040,)}, "engine.length: found 2048, but prompts of"),
     ],
 )
