@@ -81,6 +81,9 @@ def time_answers(
     """Every batch, prompt and answer of the config with every system; the bandwidth; the models.
 
     Yields all that is known after each size, so that a run that is stopped has told what it found.
+
+    Raises:
+      InputError: a size that cannot be timed, or no system has room for any of them.
     """
     c = config.benchmark
     for name in ("batches", "prompts", "answers"):
@@ -103,8 +106,15 @@ def time_answers(
         for prompt in c.prompts:
             for answer in c.answers:
                 found += time_size(systems, others, (batch, prompt, answer), c.repeats, bandwidth)
+                if not found:  # nobody has had room so far
+                    continue
                 told = with_plan(config, found, full.config, decoder.config)
                 yield told, bandwidth, {"full": full.config, "decoder": decoder.config}
+    if not found:
+        raise InputError(
+            f"benchmark.batches: found {tuple(c.batches)}, for none of which any system has room "
+            "in memory; expected smaller ones, or shorter benchmark.prompts and benchmark.answers"
+        )
 
 
 def with_plan(

@@ -343,6 +343,24 @@ def test_who_has_no_room_is_left_out_and_the_others_go_on(config, monkeypatch):
     assert (found.system, found.first, found.step) == ("some", 1.0, 1.0)
 
 
+def test_a_size_that_nobody_has_room_for_is_passed_over(config, tmp_path, monkeypatch):
+    def size_of(systems, others, size, *_):
+        room = size[0] <= most
+        return [inference.Answered("full", *size, 1.0, 2.0, 0.0, None, None)] if room else []
+
+    monkeypatch.setattr(inference, "time_size", size_of)
+    monkeypatch.setattr(inference, "read_bandwidth", lambda: 1e9)
+    config.benchmark.update(subject="inference", batches=(2, 1), prompts=(16,), answers=(4,))
+    config.benchmark.transformers = False
+    most = 0
+    with pytest.raises(InputError, match=r"benchmark.batches: found \(2, 1\), for none of which"):
+        run(config, tmp_path)
+    most = 1
+    run(config, tmp_path)
+    (found,) = json.loads((tmp_path / "benchmark/inference.json").read_text())["answers"]
+    assert found["batch"] == 1
+
+
 def test_transformers_answers_as_many_tokens_as_asked(config):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
