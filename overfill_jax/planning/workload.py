@@ -112,13 +112,13 @@ def read_shape(source: str) -> ModelConfig:
     """The shape in a `config.json`, or in the folder that holds one.
 
     Raises:
-      InputError: no such file, or a shape that is not understood.
+      InputError: no such file, no JSON object in it, or a shape that is not understood.
     """
     if not source:
         raise InputError("plan.model: found nothing, expected a config.json or its folder")
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
-    return from_hugging_face(files.read_json(path), str(path))
+    return from_hugging_face(files.read_object(path), str(path))
 
 
 def pruned_shape(full: ModelConfig, prune: ml_collections.ConfigDict) -> ModelConfig:

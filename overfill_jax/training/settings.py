@@ -92,7 +92,8 @@ def check_same_run(path: Path, settings: dict[str, object], latest: int | None) 
     """Records the settings of a new run; a run that has checkpoints goes on only under its own.
 
     Raises:
-      InputError: names the settings that differ from those of the run in the workdir.
+      InputError: names the settings that differ from those of the run in the workdir, or the
+        record of these, which is missing or broken.
     """
     if latest is None:
         if distributed.is_main():
@@ -102,7 +103,7 @@ def check_same_run(path: Path, settings: dict[str, object], latest: int | None) 
         raise InputError(
             f"{path}: missing, while there are checkpoints of its run; remove these to begin anew"
         )
-    before = files.read_json(path)
+    before = files.read_object(path)
     # A model is the same wherever it lies.
     keys = (key for key in sorted(settings | before) if not key.startswith(PATH))
     differing = [key for key in keys if settings.get(key) != before.get(key)]

@@ -3,7 +3,7 @@
 import pytest
 
 from overfill_jax.errors import InputError
-from overfill_jax.planning.workload import read_workload
+from overfill_jax.planning.workload import read_shape, read_workload
 from overfill_jax.two_stage import check_handoff
 from tests.builders import CONFIG
 
@@ -66,3 +66,10 @@ def test_bad_input(config, key, value, message):
     config[section][name] = value
     with pytest.raises(InputError, match=message):
         read_workload(config, 16)
+
+
+def test_a_shape_that_is_no_object_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('["model_type"]')
+    with pytest.raises(InputError, match=r"config\.json: found a JSON list, expected an object"):
+        read_shape(str(tmp_path))

@@ -31,3 +31,9 @@ def test_another_model_is_refused_by_its_fingerprint_and_named_by_its_path(recor
         check_same_run(record, other, latest=3)
     with pytest.raises(InputError, match="seed was 0, is 1"):
         check_same_run(record, SETTINGS | {"seed": 1}, latest=3)
+
+
+def test_a_record_that_is_no_object_is_named(record):
+    record.write_text('["seed"]')
+    with pytest.raises(InputError, match=r"run\.json: found a JSON list, expected an object"):
+        check_same_run(record, SETTINGS, latest=3)
