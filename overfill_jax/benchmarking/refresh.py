@@ -166,6 +166,8 @@ def implied_speed_up(answers: Sequence[Answer], tally: Tally, share: float) -> f
     the full model once.
     """
     tokens = sum(len(one.tokens) + (one.reason == "stop") - 1 for one in answers)
+    if not tally.blocks:  # prefill has given every answer whole
+        return 1.0
     return tokens / (tally.blocks + share * tally.drafted)
 
 

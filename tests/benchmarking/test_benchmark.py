@@ -375,3 +375,4 @@ def test_speed_up_by_hand():
     answer = Answer([5] * 7, "", "stop")
     tally = Tally(blocks=1, drafted=7, kept=7)
     assert implied_speed_up([answer], tally, 1 / 7) == 7 / 2
+    assert implied_speed_up([Answer([], "", "stop")], Tally(), 1 / 7) == 1.0
