@@ -39,7 +39,7 @@ def get_config():
     config.score.shots = 0
     config.score.max_new_tokens = 80
     config.experiment.title = "Multi30k, German to English"
-    config.experiment.shared = pretraining("train.epochs=10")
+    config.experiment.shared = pretraining("train.epochs=12 train.weight_decay=0.5")
     config.experiment.stages = (
         "prune",
         "train",
