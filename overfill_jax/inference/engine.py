@@ -307,12 +307,14 @@ class Engine:
         They are the queue's head and others as long, which overtake those between them; so a
         prompt is overtaken by fewer than TOGETHER for each that was ahead of it.
         """
-        first, slots = self._padded(len(self._queue[0].prompt)) if self._queue else (left + 1, 0)
+        if not self._queue:
+            return []
+        first, slots = self._padded(len(self._queue[0].prompt))
         if first > left:
             return []
         alike = (r for r in self._queue if self._padded(len(r.prompt)) == (first, slots))
         together = list(itertools.islice(alike, TOGETHER))
-        if len(together) < TOGETHER or slots * TOGETHER > left:
+        if slots * TOGETHER > left or len(together) < TOGETHER:
             return [self._queue.popleft()]
         self._queue = collections.deque(r for r in self._queue if r not in together)
         return together
