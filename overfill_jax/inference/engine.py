@@ -10,7 +10,6 @@ each answer's blocks begin where they would if it were alone.
 
 import collections
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -24,26 +23,18 @@ from overfill_jax.errors import InputError
 from overfill_jax.inference import engine_steps
 from overfill_jax.inference.answers import Draft
 from overfill_jax.inference.arguments import tokens_of
-from overfill_jax.inference.buckets import bucket, multiple
-from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Pairing, Writing, write_chunk
-from overfill_jax.inference.generation import (
-    SMALLEST_PROMPT_BUCKET,
-    check_pair,
-    check_prompt,
-)
+from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Pairing, write_chunk
+from overfill_jax.inference.generation import check_pair, check_prompt
 from overfill_jax.inference.placement import mesh_of, place
+from overfill_jax.inference.prompt_reader import TOGETHER, PromptReader, Ready
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY, Sampling
-from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import ServingModel, lay_out
 from overfill_jax.model.transformer import Model
 
 # Slots that a step reads, doubled until they hold the longest answer: a program for each size.
 SMALLEST_SEEN = 128
-# Short prompts of like length that are read in one call, where as many wait: alone, one of them is
-# too little work for the chip. (On CPUs eight take as long a token as four.)
-TOGETHER = 4
 
 
 class QueueFull(InputError):
@@ -74,25 +65,6 @@ class Room:
         for name, value in dataclasses.asdict(self).items():
             if value < 1:
                 raise InputError(f"Room: {name} is {value}, expected at least 1")
-
-
-@dataclasses.dataclass
-class _Reading:
-    """A prompt, or several short ones, of which `position` tokens have been read, into `cache`."""
-
-    requests: Sequence[Request]
-    tokens: np.ndarray
-    position: int = 0
-    cache: ServingCache | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ready:
-    """A prompt that has been read and waits for a slot; its row is one of those read together."""
-
-    request: Request
-    rows: Writing
-    index: int
 
 
 class Engine:
@@ -142,8 +114,10 @@ class Engine:
         # A block may reach beyond the answer's end.
         self._length = room.length + (refresh.interval if refresh else 0)
         self._queue: collections.deque[Request] = collections.deque()
-        self._reading: _Reading | None = None
-        self._ready: list[_Ready] = []
+        self._prompts = PromptReader(
+            self._reader, self._prefill_mesh, self._decode_mesh, self._how, room.chunk, room.length
+        )
+        self._ready: list[Ready] = []
         self._slots: list[Request | None] = [None] * room.slots
         self._submitted = 0
         self._limits = {name: np.full(room.slots, value) for name, value in GREEDY.limits().items()}
@@ -209,7 +183,7 @@ class Engine:
         possible = range(1, self._room.length)
         shortest = {}  # of prompts that are read by programs of their own
         for length in possible:
-            shortest.setdefault(self._padded(length), length)
+            shortest.setdefault(self._prompts.padded(length), length)
         # The longest passes through all chunks that there are.
         calls = [(1, length) for length in (*shortest.values(), *possible[-1:])]
         if self._room.queue >= TOGETHER:
@@ -247,7 +221,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a turn would do anything."""
-        return bool(self._queue or self._reading or self._ready or any(self._slots))
+        return bool(self._queue or self._prompts.busy or self._ready or any(self._slots))
 
     def run(self) -> None:
         """Turns until every request is over."""
@@ -274,7 +248,8 @@ class Engine:
         Both are under way before the first result is waited for, so that two meshes work at once.
         """
         self._drop_cancelled()
-        self._read()
+        wanted = self._slots.count(None) + 1 - len(self._ready)
+        self._ready += self._prompts.read(self._queue, wanted)
         new = self._write()
         self._collect(new)
         self._seat()
@@ -283,105 +258,11 @@ class Engine:
         """Frees the places of requests that were cancelled since the last turn."""
         if any(request.is_over for request in self._queue):
             self._queue = collections.deque(r for r in self._queue if not r.is_over)
-        if self._reading is not None and all(r.is_over for r in self._reading.requests):
-            self._reading = None
+        self._prompts.drop_cancelled()
         self._ready = [ready for ready in self._ready if not ready.request.is_over]
         for slot, request in enumerate(self._slots):
             if request is not None and request.is_over:
                 self._free(slot)
-
-    def _read(self) -> None:
-        """Reads prompts until the chunk is full, or more are ready than slots are empty."""
-        left = self._room.chunk
-        while left > 0 and len(self._ready) <= self._slots.count(None):
-            if self._reading is None:
-                requests = self._take_readable(left)
-                if not requests:
-                    return
-                self._reading = self._begin_reading(requests)
-            left -= self._read_on(self._reading)
-
-    def _take_readable(self, left: int) -> list[Request]:
-        """The prompts of the queue that one call reads next, of `left` tokens at most.
-
-        They are the queue's head and others as long, which overtake those between them; so a
-        prompt is overtaken by fewer than TOGETHER for each that was ahead of it.
-        """
-        if not self._queue:
-            return []
-        first, slots = self._padded(len(self._queue[0].prompt))
-        if first > left:
-            return []
-        alike = (r for r in self._queue if self._padded(len(r.prompt)) == (first, slots))
-        together = list(itertools.islice(alike, TOGETHER))
-        if slots * TOGETHER > left or len(together) < TOGETHER:
-            return [self._queue.popleft()]
-        self._queue = collections.deque(r for r in self._queue if r not in together)
-        return together
-
-    def _read_on(self, reading: _Reading) -> int:
-        """Reads the next chunk of prompts; how many tokens that took, padding included."""
-        tokens = reading.tokens[:, reading.position : reading.position + self._room.chunk]
-        left = [len(request.prompt) - reading.position for request in reading.requests]
-        counts = np.minimum(left, tokens.shape[1]).astype(np.int32)
-        with jax.set_mesh(self._prefill_mesh):
-            hidden = self._read_tokens(reading, tokens, counts)
-            reading.position += tokens.shape[1]
-            if max(left) <= tokens.shape[1]:
-                self._begin_answers(reading.requests, hidden, reading.cache)
-                self._reading = None
-        return tokens.size
-
-    def _begin_answers(
-        self, requests: Sequence[Request], hidden: jax.Array, cache: ServingCache
-    ) -> None:
-        """Makes prompts ready that have been read together."""
-        limits = [request.sampling.limits() for request in requests]
-        rows = engine_steps.begin_answers(
-            self._reader,
-            hidden,
-            np.array([request.prompt[-1] for request in requests]),
-            cache,
-            np.array([request.sampling.seed for request in requests], np.uint32),
-            {name: np.array([of_one[name] for of_one in limits]) for name in limits[0]},
-            how=self._how,
-        )
-        rows = place(rows, self._decode_mesh)
-        self._ready += [_Ready(request, rows, index) for index, request in enumerate(requests)]
-
-    def _read_tokens(self, reading: _Reading, tokens: np.ndarray, counts: np.ndarray) -> jax.Array:
-        if reading.cache is None:
-            hidden, reading.cache = engine_steps.read_first(
-                self._reader, tokens, counts, slots=reading.tokens.shape[1]
-            )
-        else:
-            chunk = self._room.chunk
-            filled = chunk * bucket(reading.position // chunk + 1, smallest=1)
-            seen = min(filled, reading.cache.slots)
-            hidden, reading.cache = engine_steps.read_chunk(
-                self._reader, tokens, reading.cache, counts, seen=seen
-            )
-        return hidden
-
-    def _padded(self, length: int) -> tuple[int, int]:
-        """Tokens of a prompt's first chunk and slots of its cache, padding included: a few sizes.
-
-        Prompts of several chunks share one size, so that a chunk's programs are told apart by what
-        the chunk sees alone.
-        """
-        chunk = self._room.chunk
-        if length > chunk:
-            return chunk, multiple(self._room.length, chunk)
-        slots = min(bucket(length, SMALLEST_PROMPT_BUCKET), chunk)
-        return slots, slots
-
-    def _begin_reading(self, requests: Sequence[Request]) -> _Reading:
-        _, slots = self._padded(len(requests[0].prompt))  # of all of them
-        tokens = np.zeros((len(requests), slots), np.int32)
-        for row, request in zip(tokens, requests, strict=True):
-            request.move_to("reading")
-            row[: len(request.prompt)] = request.prompt
-        return _Reading(requests, tokens)
 
     def _write(self) -> jax.Array | None:
         """The next tokens of every slot, as soon as they are there."""
@@ -429,7 +310,7 @@ class Engine:
         While slots are empty, prompts must be read soon, and answers take turns with them token by
         token. While others wait for a slot, a turn ends with the first answer that can free one.
         """
-        if not (self._queue or self._reading or self._ready):
+        if not (self._queue or self._prompts.busy or self._ready):
             return CHUNK
         if None in self._slots:
             return 1
