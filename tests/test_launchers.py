@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,28 @@ LAUNCHERS = [
     ("gke.sh", GKE),
     ("tpu_pod.sh", ["all", *ALL]),
 ]
+
+
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=3"])
+def test_programs_get_large_pages_unless_told_otherwise(tmp_path, given):
+    shutil.copytree(REPOSITORY / "launch", tmp_path / "launch")
+    for name in ("requirements.txt", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    installed = 'echo "$("$PYTHON" --version) $(cat requirements.txt pyproject.toml | cksum)"'
+    lines = f"{installed} > .venv/installed; source launch/environment.sh; env"
+    settings = {**os.environ, "PYTHON": sys.executable}
+    settings.pop("GLIBC_TUNABLES", None)
+    done = subprocess.run(
+        ["bash", "-ec", lines],
+        cwd=tmp_path,
+        env=settings | ({"GLIBC_TUNABLES": given} if given else {}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = given or "glibc.malloc.hugetlb=1"
+    assert f"GLIBC_TUNABLES={expected}" in done.stdout.splitlines()
 
 
 def test_gpu_host(machine):
