@@ -62,6 +62,13 @@ def test_a_wording_without_the_line_is_refused(tmp_path):
         make.run(make_config(write(tmp_path), wording="Translate."), tmp_path)
 
 
+@pytest.mark.parametrize("target", ["en", ".", "/en"])
+def test_a_target_that_is_no_ending_is_refused(tmp_path, target):
+    with pytest.raises(InputError, match=rf"data\.target: found '{target}', expected .* '\.en'"):
+        make.run(make_config(write(tmp_path), target=target), tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_tokenizer_is_trained_on_columns_that_are_there(tmp_path):
     config = make_config(write(tmp_path))
     make.run(config, tmp_path / "pairs")
