@@ -69,6 +69,11 @@ def test_a_target_that_is_no_ending_is_refused(tmp_path, target):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_line(tmp_path):
+    path = write(tmp_path, german=("\ufeff" + GERMAN[0], *GERMAN[1:]))
+    assert read_pairs(path, ".en")[0] == (GERMAN[0], ENGLISH[0])
+
+
 def test_a_tokenizer_is_trained_on_columns_that_are_there(tmp_path):
     config = make_config(write(tmp_path))
     make.run(config, tmp_path / "pairs")
