@@ -62,7 +62,10 @@ def _train_tokenizer(config: ml_collections.ConfigDict, source: Path, folder: Pa
     columns = (config.text.prompt_column, config.text.response_column)
     texts = []
     for number, line in read_lines(source, "train"):
-        row = jsonl.parse(line)
+        try:
+            row = jsonl.parse(line)
+        except InputError as error:
+            raise InputError(f"{source}, line {number}: {error}") from error
         for column in columns:
             if not isinstance(row.get(column), str):
                 raise InputError(

@@ -82,3 +82,11 @@ def test_a_tokenizer_is_trained_on_columns_that_are_there(tmp_path):
     with pytest.raises(InputError, match=r"data, line 1: found no text under 'reply'"):
         make.run(config, tmp_path / "other")
     assert not (tmp_path / "other" / "tokenizer").exists()
+
+
+def test_a_line_that_no_tokenizer_can_be_trained_on_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\nnonsense\n')
+    config = make_config(tmp_path / "rows.jsonl", target="", vocab_size=48)
+    with pytest.raises(InputError, match=r"data, line 2: not JSON"):
+        make.run(config, tmp_path)
+    assert not (tmp_path / "tokenizer").exists()
