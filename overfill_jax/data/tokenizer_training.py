@@ -8,6 +8,9 @@ import sentencepiece
 
 from overfill_jax import files
 
+# Bytes of a text that sentencepiece takes unless told otherwise: longer ones it leaves out, unsaid.
+LONGEST = 4192
+
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -24,12 +27,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
     Digits are tokens of their own, and so are the chat template's headers and its end of turn. The
     same texts give the same bytes.
     """
-    model = io.BytesIO()
+    texts, model = list(texts), io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=model,
         model_type="bpe",
         vocab_size=vocab_size,
+        max_sentence_length=max([LONGEST, *(len(text.encode()) for text in texts)]),
         num_threads=1,  # The file's bytes depend on the number of threads.
         character_coverage=1.0,
         split_digits=True,

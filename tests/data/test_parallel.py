@@ -74,6 +74,14 @@ def test_a_mark_of_the_byte_order_is_no_part_of_the_first_line(tmp_path):
     assert read_pairs(path, ".en")[0] == (GERMAN[0], ENGLISH[0])
 
 
+def test_a_tokenizer_reads_the_whole_of_long_texts(tmp_path):
+    long = "Ein Mann läuft. " * 500 + "Ω?"
+    config = make_config(write(tmp_path, german=(*GERMAN[:2], long)), vocab_size=48)
+    make.run(config, tmp_path)
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    assert tokenizer.decode(tokenizer.encode(long)) == long
+
+
 def test_a_tokenizer_is_trained_on_columns_that_are_there(tmp_path):
     config = make_config(write(tmp_path))
     make.run(config, tmp_path / "pairs")
