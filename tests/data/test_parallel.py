@@ -74,6 +74,14 @@ def test_a_mark_of_the_byte_order_is_no_part_of_the_first_line(tmp_path):
     assert read_pairs(path, ".en")[0] == (GERMAN[0], ENGLISH[0])
 
 
+@pytest.mark.parametrize("vocab_size", [4, 8000])
+def test_a_vocabulary_that_the_texts_do_not_give_is_refused(tmp_path, vocab_size):
+    config = make_config(write(tmp_path), vocab_size=vocab_size)
+    with pytest.raises(InputError, match=rf"data\.vocab_size: found {vocab_size}, .*[Vv]ocab"):
+        make.run(config, tmp_path)
+    assert not (tmp_path / "tokenizer").exists()
+
+
 def test_a_tokenizer_reads_the_whole_of_long_texts(tmp_path):
     long = "Ein Mann läuft. " * 500 + "Ω?"
     config = make_config(write(tmp_path, german=(*GERMAN[:2], long)), vocab_size=48)
