@@ -95,14 +95,21 @@ def test_a_tokenizer_is_trained_on_columns_that_are_there(tmp_path):
     make.run(config, tmp_path / "pairs")
     config.data.update({"train": str(tmp_path / "pairs" / "data"), "target": "", "vocab_size": 48})
     config.text.response_column = "reply"
-    with pytest.raises(InputError, match=r"data, line 1: found no text under 'reply'"):
+    with pytest.raises(InputError, match=r"data, line 1: no 'reply'; expected the columns"):
         make.run(config, tmp_path / "other")
     assert not (tmp_path / "other" / "tokenizer").exists()
 
 
-def test_a_line_that_no_tokenizer_can_be_trained_on_is_named(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\nnonsense\n')
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nonsense", "not JSON"),
+        (r'{"prompt": "a", "response": "\ud800"}', "'response' is not valid Unicode"),
+    ],
+)
+def test_a_line_that_no_tokenizer_can_be_trained_on_is_named(tmp_path, line, said):
+    (tmp_path / "rows.jsonl").write_text(f'{{"prompt": "a", "response": "b"}}\n{line}\n')
     config = make_config(tmp_path / "rows.jsonl", target="", vocab_size=48)
-    with pytest.raises(InputError, match=r"data, line 2: not JSON"):
+    with pytest.raises(InputError, match=rf"data, line 2: {said}"):
         make.run(config, tmp_path)
     assert not (tmp_path / "tokenizer").exists()
