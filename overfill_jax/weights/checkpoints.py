@@ -234,7 +234,7 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
 
     Raises:
       InputError: names the array that is missing, not asked for or of another shape, or the
-        folder that is no checkpoint or a damaged one.
+        folder that is no checkpoint, a damaged one or one that there is no room for.
     """
     found = _compare(folder, abstract, partial)
     alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -252,6 +252,8 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
     with context:
         try:
             return ocp.load(folder.absolute(), placed)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # no room: the files may be fine
+            raise InputError(f"{folder}: cannot be loaded ({_reason(error)})") from error
         except Exception as error:  # Orbax and TensorStore raise what they like
             raise DamagedError(f"{folder}: damaged checkpoint ({_reason(error)})") from error
 

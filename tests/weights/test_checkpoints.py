@@ -188,6 +188,18 @@ def test_where_all_is_damaged_nothing_begins_anew(run):
     assert steps(run) == [2]
 
 
+def test_where_a_device_has_no_room_no_checkpoint_is_to_blame(run, monkeypatch):
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+
+    with Checkpoints(run, keep_last=2) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(jax, "device_put", full)  # with which Orbax places what it has read
+        for restore in (checkpoints.restore_newest, checkpoints.restore_best):
+            with pytest.raises(InputError, match=r"[26]: cannot be loaded \(RESOURCE_EXHAUSTED"):
+                restore(ABSTRACT)
+    assert steps(run) == [2, 5, 6]
+
+
 def test_a_step_may_be_damaged_more_than_once(run):
     with Checkpoints(run, keep_last=2) as checkpoints:
         for name in ("6.damaged", "6.damaged-2", "6.damaged-3"):
