@@ -131,7 +131,7 @@ def _encode_inside(text: str, tokenizer: Tokenizer) -> list[int]:
 def _end_with_stop(answer: list[int], tokenizer: Tokenizer) -> list[int]:
     stops = [i for i, token in enumerate(answer) if token in tokenizer.stop_ids]
     # Templates such as ChatML write a line break behind the stop token, which no answer needs.
-    if stops and not tokenizer.decode(answer[stops[-1] :]).strip():
+    if stops and not tokenizer.decode(answer[stops[-1] + 1 :]).strip():
         return answer[: stops[-1] + 1]
     return answer + list(tokenizer.stop_ids[:1])
 

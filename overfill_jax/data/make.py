@@ -8,7 +8,7 @@ import ml_collections
 from absl import logging
 
 from overfill_jax import files
-from overfill_jax.data import jsonl, parallel, procedural
+from overfill_jax.data import conversations, jsonl, parallel, procedural
 from overfill_jax.data.sources import mixed_lines, parse_sources, read_lines
 from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
@@ -62,14 +62,14 @@ def _train_tokenizer(config: ml_collections.ConfigDict, source: Path, folder: Pa
     columns = (config.text.prompt_column, config.text.response_column)
     texts = []
     for number, line in read_lines(source, "train"):
-        row = jsonl.parse(line)
-        for column in columns:
-            if not isinstance(row.get(column), str):
-                raise InputError(
-                    f"{source}, line {number}: found no text under {column!r}, expected the "
-                    "columns of section `text`, which the tokenizer is trained on"
-                )
-            texts.append(row[column])
+        try:
+            row = jsonl.parse(line)
+            texts += [conversations.text(row, column) for column in columns]
+        except InputError as error:
+            raise InputError(
+                f"{source}, line {number}: {error}; expected the columns of section `text`, which "
+                "the tokenizer is trained on"
+            ) from error
     # In a cell of an experiment the folder may be a link to the one that all cells share.
     with files.replace_folder(folder) as temporary:
         train_tokenizer(texts, c.vocab_size, temporary)

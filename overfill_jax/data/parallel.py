@@ -1,6 +1,7 @@
 """Parallel text: two files of as many lines, each line of one the translation of the other's."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def instruction_lines(
       columns: what prompt and answer are called.
 
     Raises:
-      InputError: see `read_pairs`; or the wording has no place for the line.
+      InputError: see `read_pairs`; or the target is no ending, or the wording has no place for the
+        line.
     """
+    if not re.fullmatch(r"\.[^/]+", target):
+        raise InputError(
+            f"data.target: found {target!r}, expected the ending of a file's name, such as '.en'"
+        )
     if LINE not in wording:
         raise InputError(f"data.wording: found {wording!r}, expected a text with {LINE} in it")
     prompt, response = columns
@@ -48,7 +54,7 @@ def instruction_lines(
 
 def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # some editors put a mark first
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

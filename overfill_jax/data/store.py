@@ -22,7 +22,7 @@ from overfill_jax.data.instructions import Example, ReadOptions, Rejected, read_
 from overfill_jax.data.tokenizers import load_tokenizer, optional_json
 from overfill_jax.errors import InputError
 
-VERSION = 1  # of the files below, and of the way from text to ids
+VERSION = 2  # of the files below, and of the way from text to ids
 
 # All that decides what `load_tokenizer` and `load_template` give,
 TOKENIZER_FILES = (

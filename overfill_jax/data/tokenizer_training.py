@@ -7,6 +7,10 @@ from pathlib import Path
 import sentencepiece
 
 from overfill_jax import files
+from overfill_jax.errors import InputError
+
+# Bytes of a text that sentencepiece takes unless told otherwise: longer ones it leaves out, unsaid.
+LONGEST = 4192
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -23,26 +27,36 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
 
     Digits are tokens of their own, and so are the chat template's headers and its end of turn. The
     same texts give the same bytes.
+
+    Raises:
+      InputError: the texts do not give so many pieces, or have more letters.
     """
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        num_threads=1,  # The file's bytes depend on the number of threads.
-        character_coverage=1.0,
-        split_digits=True,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        pad_id=0,
-        unk_id=1,
-        eos_id=2,
-        eos_piece=END,
-        bos_id=-1,
-        control_symbols=[USER, ASSISTANT],
-        minloglevel=2,
-    )
+    texts, model = list(texts), io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            max_sentence_length=max([LONGEST, *(len(text.encode()) for text in texts)]),
+            num_threads=1,  # The file's bytes depend on the number of threads.
+            character_coverage=1.0,
+            split_digits=True,
+            remove_extra_whitespaces=False,
+            normalization_rule_name="identity",
+            pad_id=0,
+            unk_id=1,
+            eos_id=2,
+            eos_piece=END,
+            bos_id=-1,
+            control_symbols=[USER, ASSISTANT],
+            minloglevel=2,
+        )
+    except RuntimeError as error:  # sentencepiece raises nothing narrower
+        reason = str(error).partition("] ")[2] or str(error).strip()
+        raise InputError(
+            f"data.vocab_size: found {vocab_size}, which cannot be made of these texts ({reason})"
+        ) from error
     with files.replace_file(folder / "tokenizer.model") as temporary:
         temporary.write_bytes(model.getvalue())
     config = {

@@ -129,6 +129,7 @@ def keep(
     if scores:
         writer.write(step, scores, shown=True)
     check_finite(step, state, scores)
+    writer.flush()  # a run that is killed never tells again what lies before its checkpoint
     checkpoints.save(step, state_tree(state), scores)
 
 

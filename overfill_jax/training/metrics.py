@@ -53,6 +53,11 @@ class MetricsWriter:
         left = (time.monotonic() - began) / max(step - first, 1) * (self._steps - step)
         return f"{_duration(left)} left"
 
+    def flush(self) -> None:
+        """Puts on disk what TensorBoard's writer would keep back for minutes."""
+        if self._main:
+            self._board.flush()
+
     def close(self) -> None:
         if self._main:
             self._file.close()

@@ -84,7 +84,7 @@ class Checkpoints:
         """The state of the newest step that can be read; None where no step was ever saved.
 
         A damaged step is said so and moved aside, for it would be in the way of the run that
-        goes on before it; nothing is deleted.
+        goes on before it; nothing is deleted. The last one left stays in its place.
 
         Raises:
           InputError: every step is damaged, or one is that of another kind of run.
@@ -95,15 +95,16 @@ class Checkpoints:
             state, damage = self._read(step, abstract, partial=False)
             if not damage:
                 return state
+            if len(self._checkpointer.checkpoints) == 1:
+                # Moved aside, too, it would be as if nothing was saved: the next start began anew.
+                raise InputError(f"{damage}, and there is none before it")
             aside = step.with_name(distributed.broadcast(_free_name(step)))
             if distributed.is_main():
                 step.rename(aside)
             distributed.barrier("damaged checkpoint moved aside")
             self._checkpointer.reload()
-            damage = f"{damage}; it is now {aside.name}"
-            if self.latest is None:
-                raise InputError(f"{damage}, and there is none before it")
-            logging.warning("%s. Going on from step %d", damage, self.latest)
+            told = "%s; it is now %s. Going on from step %d"
+            logging.warning(told, damage, aside.name, self.latest)
         return None
 
     def wait(self) -> None:
@@ -233,7 +234,7 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
 
     Raises:
       InputError: names the array that is missing, not asked for or of another shape, or the
-        folder that is no checkpoint or a damaged one.
+        folder that is no checkpoint, a damaged one or one that there is no room for.
     """
     found = _compare(folder, abstract, partial)
     alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -251,6 +252,8 @@ def load_tree(folder: Path, abstract: PyTree, partial: bool = False) -> PyTree:
     with context:
         try:
             return ocp.load(folder.absolute(), placed)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # no room: the files may be fine
+            raise InputError(f"{folder}: cannot be loaded ({_reason(error)})") from error
         except Exception as error:  # Orbax and TensorStore raise what they like
             raise DamagedError(f"{folder}: damaged checkpoint ({_reason(error)})") from error
 

@@ -96,6 +96,17 @@ def test_missing_stop_token_is_added(chatml):
     assert answer == [*tokenizer.encode("a <|im_end|> inside|"), *tokenizer.stop_ids[:1]]
 
 
+@pytest.mark.parametrize("end", ["|", "|\n"])
+def test_a_stop_token_that_is_an_ordinary_piece_ends_the_answer_once(end):
+    class Spelled(Letters):
+        stop_ids = (ord("|"),)
+
+    template = template_of("{% for m in messages %}{{ m.content }}" + end + "{% endfor %}")
+    messages = [{"content": "ab"}, {"content": "cd"}]
+    _, answer = chat.encode_conversation(messages, Spelled(), template)
+    assert answer == Letters().encode("cd|")
+
+
 def test_token_over_the_split_is_divided():
     template = template_of("{% for m in messages %}{{ m.content }}{% endfor %}")
     messages = [{"content": "ab"}, {"content": "cd"}]

@@ -181,9 +181,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(run, spoil, caplog):
 def test_where_all_is_damaged_nothing_begins_anew(run):
     for step in steps(run):
         damage(run / str(step))
-    expected = pytest.raises(InputError, match=r"2\.damaged, and there is none before it")
-    with Checkpoints(run, keep_last=2) as checkpoints, expected:
-        checkpoints.restore_newest(ABSTRACT)
+    for _ in range(2):  # nor when the command is given again
+        expected = pytest.raises(InputError, match=r"2: damaged .*, and there is none before it")
+        with Checkpoints(run, keep_last=2) as checkpoints, expected:
+            checkpoints.restore_newest(ABSTRACT)
+    assert steps(run) == [2]
+
+
+def test_where_a_device_has_no_room_no_checkpoint_is_to_blame(run, monkeypatch):
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+
+    with Checkpoints(run, keep_last=2) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(jax, "device_put", full)  # with which Orbax places what it has read
+        for restore in (checkpoints.restore_newest, checkpoints.restore_best):
+            with pytest.raises(InputError, match=r"[26]: cannot be loaded \(RESOURCE_EXHAUSTED"):
+                restore(ABSTRACT)
+    assert steps(run) == [2, 5, 6]
 
 
 def test_a_step_may_be_damaged_more_than_once(run):
