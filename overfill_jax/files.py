@@ -39,7 +39,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
     try:
         yield temporary
-        if target.exists():
+        if target.exists() or target.is_symlink():  # one that leads nowhere is in the way, too
             target.rename(old)
         temporary.rename(target)
         _remove(old)

@@ -68,6 +68,14 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path, dead):
     assert names(tmp_path / "data") == ["rows"] and names(tmp_path / "shared") == ["weights"]
 
 
+def test_a_link_that_leads_nowhere_is_replaced(tmp_path):
+    (tmp_path / "full").symlink_to("gone")
+    with files.replace_folder(tmp_path / "full") as folder:
+        (folder / "weights").write_text("new")
+    assert names(tmp_path) == ["full"]
+    assert names(tmp_path / "full") == ["weights"]
+
+
 def test_a_run_that_lives_or_is_elsewhere_is_left_alone(tmp_path, dead):
     kept = [
         left(tmp_path, "full", "tmp", os.getppid()),

@@ -24,6 +24,7 @@ from overfill_jax.inference.serving_model import (
     logits_of,
     prefill,
 )
+from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.handoff import Handoff
 
 # Most tokens that one call of the loop writes before the host looks at them: few enough that a
@@ -76,11 +77,11 @@ class Pairing:
     first_token: Literal["full", "decoder"]
     reads_on: bool
 
-    @property
-    def keeps_full(self) -> bool:
+    def keeps_full(self, full: ModelConfig) -> bool:
         """Whether the full model needs a cache of its own: the decoder's has not all of it, or has
         it rounded."""
-        return self.reads_on and (self.kept is not None or self.dtype == "int8")
+        rounded = jnp.promote_types(full.dtype, self.dtype).name != self.dtype
+        return self.reads_on and (self.kept is not None or rounded)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "slots"))
@@ -118,7 +119,7 @@ def hand_over(
     token, which the decoder reads itself: it is the token that it reads next.
     """
     cache = read.crossing(how.kept).astype(how.dtype)
-    full = read if how.keeps_full else None
+    full = read if how.keeps_full(reader.config) else None
     step = jnp.zeros_like(read.lengths)
     if how.first_token == "full":
         token = sample(logits_of(reader, hidden), keys, step, **limits)

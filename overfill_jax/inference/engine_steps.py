@@ -28,7 +28,7 @@ def empty_slots(
     compilations["empty_slots"] += 1
     zeros = jnp.zeros(rows, jnp.int32)
     cache = empty_cache(writer, rows, slots, how.dtype)
-    full = empty_cache(reader, rows, slots, reader.dtype) if how.keeps_full else None
+    full = empty_cache(reader, rows, slots, reader.dtype) if how.keeps_full(reader) else None
     return Writing(cache, zeros, row_keys(jnp.uint32(0), zeros), zeros, full)
 
 

@@ -14,6 +14,7 @@ import ml_collections
 from absl import logging
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from overfill_jax.errors import InputError
 from overfill_jax.model.layout import constrain, partition, parts
 from overfill_jax.model.mesh import make_mesh, mesh_sizes
 from overfill_jax.model.quantised import Quantised
@@ -86,8 +87,10 @@ def serving_mesh(mesh: ml_collections.ConfigDict, rows: int) -> Mesh:
     of the weights, of which there are no more than rows.
 
     Raises:
-      InputError: the mesh does not fit the devices.
+      InputError: the mesh does not fit the devices; there are no rows.
     """
+    if rows < 1:
+        raise InputError(f"batch_size is {rows}, expected at least 1")
     sizes, count = (mesh.data, mesh.fsdp, mesh.tensor), jax.local_device_count()
     wanted = math.prod(sizes) if min(sizes) > 0 else count  # other devices have no part in it
     data, fsdp, tensor = mesh_sizes(*sizes, min(wanted, count), f"{count} devices")

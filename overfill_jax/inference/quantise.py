@@ -21,6 +21,7 @@ from overfill_jax.model.quantised import (
 from overfill_jax.model.transformer import Model, unembedding
 from overfill_jax.weights.folders import (
     OURS,
+    check_dtype,
     check_target,
     fingerprint,
     load_model,
@@ -35,6 +36,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     scheme = Scheme(c.bits, c.group)
     source, target = workdir / c.model, workdir / c.target
     check_target(target, OURS, source)
+    check_dtype("generate.dtype", config.generate.dtype)
     check_runs(scheme, config.generate.dtype, "quantise.bits")
     model = load_model(source)
     check_scheme(model.config, scheme)

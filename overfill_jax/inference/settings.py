@@ -13,7 +13,7 @@ from overfill_jax.inference.placement import serving_mesh
 from overfill_jax.inference.refresh import find_refresh
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.quantised import check_runs
-from overfill_jax.weights.folders import check_pair, load_onto, load_scheme
+from overfill_jax.weights.folders import check_dtype, check_pair, load_onto, load_scheme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ def load_assistant(config: ml_collections.ConfigDict, workdir: Path, rows: int) 
     c = config.generate
     sampling = Sampling(c.temperature, c.top_k, c.top_p, config.seed)
     refresh = find_refresh(c.refresh, c.refresh_interval, c.refresh_entropy, c.refresh_strictness)
+    check_dtype("generate.dtype", c.dtype)
     folder = workdir / c.full
     check_pair(folder, workdir / c.decoder, c.first_token)
     for name in ("full", "decoder"):

@@ -24,6 +24,7 @@ from overfill_jax.weights.hugging_face_tensors import Tensor, tensors
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +47,13 @@ def import_model(
 
     Raises:
       InputError: names the file or tensor that is missing, broken, unexpected, of another shape
-        than the config says, or not finite.
+        than the config says, or not finite; or a head that is not the embedding it is tied to.
     """
     stored = _stored(folder)
     table = tensors(config)
     _check(folder, stored, table, config)
+    if config.tied_embeddings and HEAD in stored:
+        _check_tied(stored[EMBEDDING], stored[HEAD])
     dtype = dtype or np.dtype(DTYPES[stored[table[0].pattern].dtype]).name
     places = traverse_util.flatten_dict(shardings) if shardings is not None else {}
     alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -126,11 +129,31 @@ def _check(
             )
     for name in sorted(stored.keys() - expected.keys()):
         # Old files carry the rotary frequencies, some tied ones the embedding twice.
-        if not name.endswith("rotary_emb.inv_freq") and name != "lm_head.weight":
+        if not name.endswith("rotary_emb.inv_freq") and name != HEAD:
             raise InputError(
                 f"{stored[name].file}: unexpected tensor {name}, not part of a "
                 f"{config.model_type} model with {config.num_layers} layers"
             )
+
+
+def _check_tied(embedding: _Stored, head: _Stored) -> None:
+    """Refuses a head of its own, with which transformers computes, whatever the config says."""
+
+    def same(rows: int) -> bool:
+        with (
+            safe_open(embedding.file, framework="numpy") as ours,
+            safe_open(head.file, framework="numpy") as theirs,
+        ):
+            pair = ours.get_slice(EMBEDDING), theirs.get_slice(HEAD)
+            # In blocks, as in `_finite`.
+            blocks = (slice(row, min(row + 1024, rows)) for row in range(0, rows, 1024))
+            return all(np.array_equal(*(part[block] for part in pair)) for block in blocks)
+
+    if head.shape != embedding.shape or not same(embedding.shape[0]):
+        raise InputError(
+            f"{head.file}: {HEAD} is not {EMBEDDING}, expected them equal or "
+            "tie_word_embeddings false in config.json"
+        )
 
 
 def _stored(folder: Path) -> dict[str, _Stored]:

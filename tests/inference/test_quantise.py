@@ -101,6 +101,17 @@ def test_a_device_that_cannot_run_it_is_named(workdir, config, monkeypatch):
         load_assistant(config, workdir, rows=1)
 
 
+def test_a_dtype_that_is_none_is_named_before_the_device_is_tried(workdir, config):
+    quantise.run(config, workdir)
+    config.generate.full = config.generate.decoder = "decoder_int8"
+    config.generate.dtype = "bf16"
+    message = "generate.dtype is 'bf16', expected one of float32"
+    with pytest.raises(InputError, match=message):
+        quantise.run(config, workdir)
+    with pytest.raises(InputError, match=message):
+        load_assistant(config, workdir, rows=1)
+
+
 def test_a_full_model_in_integers_is_still_the_one_that_a_decoder_was_trained_behind(
     workdir, config
 ):

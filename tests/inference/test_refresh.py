@@ -260,6 +260,15 @@ def test_the_full_model_reads_on_in_a_cache_of_its_own(full, near, shallow, prom
         assert [answer.tokens for answer in answers] == expected
 
 
+@pytest.mark.slow
+def test_a_full_model_of_a_wider_dtype_reads_on_unrounded(full, near, prompts):
+    narrow = dataclasses.replace(near, config=dataclasses.replace(near.config, dtype="bfloat16"))
+    (expected,) = Generator(full, full, "full", (), 0).generate(prompts[5:], GREEDY, 40, 1)
+    generator = Generator(full, narrow, "full", (), 0, refresh=LOSSLESS)
+    (found,) = generator.generate(prompts[5:], GREEDY, 40, 1)
+    assert found.tokens == expected.tokens
+
+
 def test_an_answer_refreshed_in_part_of_the_cache_by_hand(full, shallow, prompts):
     """Each block behind what crosses of a cache that the full model has filled on its own."""
     interval, (prompt,) = 4, prompts[3:4]

@@ -156,6 +156,8 @@ def test_settings_that_cannot_work_are_named(workdir, config, tmp_path):
         ("output", str(tmp_path / "file" / "answers.jsonl"), "answers.jsonl: cannot be written"),
         ("decoder", "missing", "missing: no such folder"),
         ("temperature", -1.0, "temperature is -1.0, expected"),
+        ("batch_size", 0, "batch_size is 0, expected at least 1"),
+        ("batch_size", -1, "batch_size is -1, expected at least 1"),
         ("first_token", "both", "first_token: found 'both'"),
         ("stop", ("",), "stop: found an empty string"),
         ("refresh", "sometimes", "refresh: found 'sometimes', expected none, every or entropy"),

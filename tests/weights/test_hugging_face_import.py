@@ -121,6 +121,20 @@ def test_a_tied_model_may_carry_its_head(tmp_path):
     assert "unembed" not in load_model(tmp_path).params
 
 
+@pytest.mark.parametrize(
+    "change", [lambda head: np.concatenate([head[:-1], head[:1]]), lambda head: head[1:]]
+)
+def test_a_head_beside_tied_embeddings_that_is_another_is_refused(tmp_path, change):
+    tied = MODELS / "llama3.2"
+    tensors = load_file(tied / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"].astype(ml_dtypes.bfloat16)
+    tensors |= {"model.embed_tokens.weight": embedding, "lm_head.weight": change(embedding)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((tied / "config.json").read_text())
+    with pytest.raises(InputError, match=r"lm_head\.weight is not model\.embed_tokens\.weight"):
+        load_model(tmp_path)
+
+
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
