@@ -37,12 +37,13 @@ def instruction_lines(
       columns: what prompt and answer are called.
 
     Raises:
-      InputError: see `read_pairs`; or the target is no ending, or the wording has no place for the
-        line.
+      InputError: see `read_pairs`; or the target ends no other file, or the wording has no
+        place for the line.
     """
-    if not re.fullmatch(r"\.[^/]+", target):
+    if not re.fullmatch(r"\.[^/]+", target) or target == path.suffix:
         raise InputError(
-            f"data.target: found {target!r}, expected the ending of a file's name, such as '.en'"
+            f"data.target: found {target!r}, expected the ending of another file than {path.name}, "
+            "such as '.en'"
         )
     if LINE not in wording:
         raise InputError(f"data.wording: found {wording!r}, expected a text with {LINE} in it")

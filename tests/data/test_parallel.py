@@ -62,8 +62,8 @@ def test_a_wording_without_the_line_is_refused(tmp_path):
         make.run(make_config(write(tmp_path), wording="Translate."), tmp_path)
 
 
-@pytest.mark.parametrize("target", ["en", ".", "/en"])
-def test_a_target_that_is_no_ending_is_refused(tmp_path, target):
+@pytest.mark.parametrize("target", ["en", ".", "/en", ".de"])
+def test_a_target_that_ends_no_other_file_is_refused(tmp_path, target):
     with pytest.raises(InputError, match=rf"data\.target: found '{target}', expected .* '\.en'"):
         make.run(make_config(write(tmp_path), target=target), tmp_path)
     assert not (tmp_path / "data").exists()
