@@ -12,15 +12,9 @@ The examples of the single names go on from these lines. `run_stage` runs a stag
 line, training among them, from a notebook.
 """
 
-from overfill_jax.api import (
-    LanguageModel,
-    TwoStage,
-    calibrate,
-    export,
-    load,
-    prune,
-    save,
-)
+from overfill_jax.api.language_model import LanguageModel, export, load, save
+from overfill_jax.api.pair import TwoStage
+from overfill_jax.api.pruning import calibrate, prune
 from overfill_jax.errors import InputError
 from overfill_jax.inference.refresh import Refresh
 from overfill_jax.model.cache import KVCache

@@ -246,7 +246,7 @@ def test_text_is_read_as_it_is_needed(full, monkeypatch):
         assert [int(batch.valid[:, 0].sum()) for batch in batches] == [4, 2]
         return overfill_jax.Importance(np.ones(24), np.ones((3, 40)), {})
 
-    monkeypatch.setattr(overfill_jax.api, "measure_importance", measure)
+    monkeypatch.setattr(overfill_jax.api.pruning, "measure_importance", measure)
     overfill_jax.calibrate(full, lines, batch_size=4)
     assert drawn == list(range(6))
 

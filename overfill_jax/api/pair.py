@@ -1,15 +1,8 @@
-"""The public face for notebooks: the pipeline in a dozen names, on models held in memory.
-
-Every function takes and gives what the stages write to a workdir, so that a notebook can start
-where a job ended and the other way round.
-"""
+"""Both stages as one object: answers, streams and an engine from two models in memory."""
 
 import contextlib
-import dataclasses
 import functools
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from overfill_jax import two_stage
-from overfill_jax.data.chat import ChatTemplate, encode_prompt, load_template
-from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
+from overfill_jax.api.language_model import LanguageModel
+from overfill_jax.data.chat import encode_prompt
 from overfill_jax.errors import InputError
 from overfill_jax.inference.arguments import (
     check_several,
@@ -35,202 +28,12 @@ from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import Sampling
 from overfill_jax.model.cache import KVCache
-from overfill_jax.model.config import ModelConfig
-from overfill_jax.model.mesh import as_ours
-from overfill_jax.model.sharding import weight_shardings
-from overfill_jax.model.transformer import Model
-from overfill_jax.pruning.choose import choose
-from overfill_jax.pruning.cut import cut
-from overfill_jax.pruning.importance import Importance, measure_importance
-from overfill_jax.pruning.norm_correction import correct_norms, measured_energy, norm_factors
-from overfill_jax.pruning.sizes import check_removes, kept_sizes
-from overfill_jax.pruning.stream import text_batches, token_batches
-from overfill_jax.weights.folders import (
-    check_dtype,
-    fingerprint,
-    load_config,
-    load_fingerprint,
-    load_model,
-    load_origin,
-    save_model,
-)
-from overfill_jax.weights.hugging_face_export import export_model
-from overfill_jax.weights.origin import Origin, check_origin
+from overfill_jax.weights.origin import check_origin
 
 # Slots that an answer gets at a time; `TwoStage.extend` adds more when they run out.
 ANSWER_SLOTS = 128
 Tokens = Int[Array | np.ndarray, "B T"]
 Prompt = str | Sequence[dict] | Sequence[int] | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class LanguageModel:
-    """A model with the tokenizer and the chat template that it came with.
-
-    >>> full.tokenizer.decode(full.tokenizer.encode("Ann has 3."))
-    'Ann has 3.'
-    >>> full.config.hidden_size, full.params["embed"]["embedding"].shape
-    (128, (256, 128))
-
-    Attributes:
-      model: config and weights.
-      folder: where tokenizer and template lie.
-      tokenizer: text to tokens and back.
-      template: conversations to text.
-      fingerprint: by which the model is recognised.
-      origin: of a decoder, the full model that it belongs to and how it was trained.
-    """
-
-    model: Model
-    folder: Path
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    fingerprint: str
-    origin: Origin | None
-
-    @property
-    def config(self) -> ModelConfig:
-        return self.model.config
-
-    @property
-    def params(self) -> dict:
-        return self.model.params
-
-
-def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None) -> LanguageModel:
-    """Loads a Hugging Face folder or one of ours (a workdir's `full`, `pruned`, `decoder`).
-
-    >>> overfill_jax.load("launch/quickstart_model", dtype="bfloat16").config.dtype
-    'bfloat16'
-    >>> import jax
-    >>> mesh = jax.make_mesh((1, 1), ("data", "tensor"))  # copies, and parts of each
-    >>> spread = overfill_jax.load("launch/quickstart_model", mesh=mesh)
-
-    Args:
-      folder: with config.json, weights and tokenizer.
-      dtype: of weights and computation; as stored where not given.
-      mesh: devices that share the model, with axes `data` (parts of a batch, each with whole copies
-        of the weights) and `tensor` (parts of heads, MLP and vocabulary); pairs answer there, too.
-        The first device alone, if not given.
-
-    Raises:
-      InputError: names the file, and what is missing, broken or not understood in it; a mesh with
-        other axes.
-    """
-    folder = Path(folder)
-    tokenizer = load_tokenizer(folder)
-    shardings = None
-    if mesh is not None:
-        shardings = weight_shardings(load_config(folder), as_ours(mesh))
-    model = load_model(folder, dtype, shardings)
-    check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
-    identity = load_fingerprint(folder) or fingerprint(model)
-    template, origin = load_template(folder), load_origin(folder)
-    return LanguageModel(model, folder, tokenizer, template, identity, origin)
-
-
-def calibrate(
-    full: LanguageModel,
-    text: Iterable[str] | Iterable[Tokens] | Tokens,
-    statistic: str = "signed_mean",
-    sample_norm: str = "l2",
-    length: int = 512,
-    batch_size: int = 8,
-    dtype: str = "float32",
-) -> Importance:
-    """Measures how much each channel matters, in one pass.
-
-    >>> importance = overfill_jax.calibrate(full, ["Ann has 3.", "Bob has 4 and wins 5."])
-    >>> importance.hidden.shape, importance.intermediate.shape
-    ((128,), (4, 320))
-
-    Args:
-      full: the model that is to be pruned.
-      text: one sample a string, read as they are needed; or tokens without padding, as one
-        [B, T] array or batches of them.
-      statistic: over a sample: signed_mean (the paper's), abs_mean, rms or weighted.
-      sample_norm: over the samples: l2 (the paper's) or l1.
-      length: tokens at which samples given as text are cut.
-      batch_size: samples at a time, for text.
-      dtype: of the computation, whatever the weights are kept in.
-
-    Raises:
-      InputError: unknown statistic, norm or dtype, nothing to measure, tokens that the model lacks.
-    """
-    check_dtype("calibrate: dtype", dtype)
-    for name, value in (("length", length), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"calibrate: {name} is {value}, expected at least 1")
-    if isinstance(text, str):
-        raise InputError(
-            "calibrate: text is one string, expected a list of strings or an open file"
-        )
-    samples = iter([text] if isinstance(text, (np.ndarray, jax.Array)) else text)
-    first = list(itertools.islice(samples, 1))
-    samples = itertools.chain(first, samples)
-    if first and isinstance(first[0], str):
-        batches = text_batches(samples, full.tokenizer, length, batch_size)
-    else:
-        batches = token_batches(samples, full.config.vocab_size)
-    config = dataclasses.replace(full.config, dtype=dtype)
-    model = dataclasses.replace(full.model, config=config)
-    importance = measure_importance(model, batches, statistic, sample_norm)
-    provenance = importance.provenance | {"model": full.fingerprint, "dtype": dtype}
-    return dataclasses.replace(importance, provenance=provenance)
-
-
-def prune(
-    full: LanguageModel,
-    importance: Importance | None,
-    hidden: float | int = 0.45,
-    intermediate: float | int = 0.45,
-    multiple_of: int = 1,
-    selection: str = "importance",
-    seed: int = 0,
-    heads: float | int = 0.0,
-    kv_heads: float | int = 0.0,
-    depth: float | int = 0.0,
-    layers: str | Sequence[int] = "importance",
-    norm_correction: bool = False,
-) -> LanguageModel:
-    """Cuts the full model down to its decoder, which still has to be trained.
-
-    >>> decoder = overfill_jax.prune(full, importance, hidden=64, intermediate=0.5)
-    >>> decoder.config.hidden_size, decoder.config.intermediate_size
-    (64, 160)
-    >>> shallow = overfill_jax.prune(full, importance, heads=0.5, depth=0.25, layers="firstlast")
-    >>> shallow.config.group_size, shallow.config.handoff.layers
-    (1, (0, 1, 3))
-
-    Args:
-      full: the model that `importance` was measured on.
-      importance: of `calibrate`; None for a selection that looks at none.
-      hidden, intermediate: shares to remove, in [0, 1), or whole widths to keep.
-      multiple_of: widths that follow from a share are rounded down to it.
-      selection: of channels and heads: importance, random or first.
-      seed: of random selections.
-      heads, kv_heads, depth: shares to remove, or whole numbers to keep, of the query heads of each
-        kv head, of the kv heads and of the layers.
-      layers: importance, random, first, last, firstlast, or the layers to keep.
-      norm_correction: scales the norms by what the cut does to their divisors.
-
-    Raises:
-      InputError: a size or layer that does not exist, or importance of another model, or none that
-        the norms could be corrected by.
-    """
-    if importance is not None and importance.provenance.get("model") != full.fingerprint:
-        raise InputError("prune: the importance was measured on another model")
-    sizes = kept_sizes(
-        full.config, hidden, intermediate, multiple_of, heads, kv_heads, depth, layers
-    )
-    check_removes(full.config, sizes)
-    energy = measured_energy(importance) if norm_correction else None
-    kept = choose(full.config, importance, sizes, selection, layers, seed)
-    model = cut(full.model, kept)
-    if energy is not None:
-        model = correct_norms(model, norm_factors(energy, kept))
-    origin = Origin(full.fingerprint, first_token=None)
-    return dataclasses.replace(full, model=model, fingerprint=fingerprint(model), origin=origin)
 
 
 class TwoStage:
@@ -487,35 +290,6 @@ class TwoStage:
         if is_text(prompt):
             return encode_prompt(messages_of(prompt), self.full.tokenizer, self.full.template)
         return tokens_of(prompt, expected="text, messages or a row of tokens")
-
-
-def save(model: LanguageModel, folder: str | Path) -> None:
-    """Writes a folder that `load` and the stages read.
-
-    >>> overfill_jax.save(decoder, "runs/mine/pruned")
-    >>> overfill_jax.load("runs/mine/pruned").fingerprint == decoder.fingerprint
-    True
-    """
-    save_model(Path(folder), model.model, model.folder, model.origin)
-
-
-def export(
-    model: LanguageModel,
-    folder: str | Path,
-    allow_illegal_widths: bool = False,
-    shard_bytes: int = 5_000_000_000,
-) -> None:
-    """Writes a Hugging Face folder.
-
-    >>> overfill_jax.export(decoder, "hf_folder")
-    >>> overfill_jax.load("hf_folder").config == decoder.config
-    True
-
-    Raises:
-      InputError: a width that transformers refuses to load, with the next legal ones; unless
-        `allow_illegal_widths`.
-    """
-    export_model(model.model, Path(folder), model.folder, shard_bytes, allow_illegal_widths)
 
 
 _prefill = functools.partial(jax.jit, static_argnames="capacity")(two_stage.prefill)
