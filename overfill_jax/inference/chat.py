@@ -1,9 +1,12 @@
 """The chat stage: a conversation in the terminal, the answers streaming as they are written."""
 
+import io
+import sys
 from pathlib import Path
 
 import ml_collections
 
+from overfill_jax.data import conversations
 from overfill_jax.errors import InputError
 from overfill_jax.inference.settings import Assistant, load_assistant
 
@@ -17,6 +20,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if c.warm_up:
         lengths = range(1, c.warm_up + 1)
         assistant.generator.warm_up(lengths, (1,), c.max_new_tokens, show_progress=True)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # `answer` takes such a message back
     print(HELP)
     opening = [{"role": "system", "content": c.system}] if c.system else []
     messages = opening
@@ -39,10 +44,12 @@ def ask() -> str | None:
 def answer(assistant: Assistant, messages: list[dict], c: ml_collections.ConfigDict) -> list[dict]:
     """Prints the answer as it comes; returns the longer conversation.
 
-    A message that cannot be answered is taken back, so that one too long does not end the chat.
+    A message that cannot be answered is taken back, so that one too long, or of bytes
+    that are no text, does not end the chat.
     """
     text = ""
     try:
+        conversations.text(messages[-1], "content")
         prompt = assistant.encode(messages)
         for piece in assistant.generator.stream(
             prompt, assistant.sampling, c.max_new_tokens, c.stop

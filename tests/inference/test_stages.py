@@ -220,6 +220,13 @@ def test_a_message_that_is_too_long_is_taken_back(workdir, config, monkeypatch, 
     assert turns[1] == reference(workdir, "decoder", [user("a cat")])[0].text
 
 
+def test_a_message_that_is_no_unicode_is_taken_back(workdir, config, monkeypatch, capsys):
+    typed = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n/exit\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    chat.run(config, workdir)
+    assert "'content' is not valid Unicode; your message is taken back" in capsys.readouterr().out
+
+
 def test_an_interrupted_answer_stands_as_far_as_it_was_said(workdir, config, monkeypatch, capsys):
     def interrupted(*_):
         yield "half"
