@@ -131,6 +131,13 @@ def test_defaults_are_those_of_the_config():
                 assert parameter.default == section[name], (function, name)
 
 
+def test_a_model_is_shown_without_its_weights(full):
+    shown = repr(full)
+    assert "hidden_size=" in shown
+    assert "params" not in shown
+    assert "\n" not in shown
+
+
 def test_prune_keeps_the_widths_asked_for(full, decoder):
     assert (decoder.config.hidden_size, decoder.config.intermediate_size) == (12, 20)
     assert full.config.hidden_size == 24

@@ -43,7 +43,7 @@ class Model:
     """A config with the weights that fit it; a pytree whose leaves are the weights."""
 
     config: ModelConfig = dataclasses.field(metadata={"static": True})
-    params: Params
+    params: Params = dataclasses.field(repr=False)  # thousands of lines in a notebook
 
 
 class Weight(nn.Module):
