@@ -81,13 +81,15 @@ def start(coordinator: str, processes: int, index: int, preemptible: bool) -> No
             "process_id": index,
             "cluster_detection_method": "deactivate",
         }
-    if not coordinator:  # nobody else is to reach it
+    silence = HEARTBEAT_TIMEOUT
+    if not coordinator:  # nobody else is to reach it, or to be missed: it may be paused for long
         place["coordinator_bind_address"] = place["coordinator_address"]
+        silence = WORK_TIMEOUT
     try:
         jax.distributed.initialize(
             **place,
             initialization_timeout=START_TIMEOUT,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+            heartbeat_timeout_seconds=silence,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import jax
 import pytest
 
 from overfill_jax import distributed
@@ -195,6 +196,15 @@ def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path):
         process.communicate()
     assert status == 143, err
     assert "the same command goes on" in out
+
+
+@pytest.mark.parametrize(("coordinator", "missed"), [("", False), ("host:80", True)])
+def test_a_process_alone_may_stand_still_for_long(monkeypatch, coordinator, missed):
+    """Paused for a minute or more it was at times ended for its own silence."""
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **all: given.update(all))
+    distributed.start(coordinator, 1, 0, preemptible=True)
+    assert (given["heartbeat_timeout_seconds"] < 60) == missed
 
 
 @pytest.mark.parametrize(
