@@ -121,7 +121,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.argv = _spelled_out(argv)  # in which ml_collections looks for its overrides
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
-        _refuse(str(error))
+        _refuse(_without_traceback(str(error)))
     except (AttributeError, KeyError) as error:
         _refuse(f"config: unknown key {_key_and_nearest(error)}")
     except (TypeError, ValueError, OSError) as error:
@@ -142,6 +142,15 @@ def _key_and_nearest(error: Exception) -> str:
     while isinstance(said, Exception):
         said = said.args[0] if said.args else ""
     return "; ".join(str(said).splitlines())
+
+
+def _without_traceback(said: str) -> str:
+    """Of a config that raised: what, and where; ml_collections has the whole traceback there."""
+    head, raised, trace = said.partition("Error whilst parsing config file:")
+    if not raised:
+        return said
+    file, line = re.findall(r'File "([^"]+)", line (\d+)', trace)[-1]
+    return f"{head}{trace.strip().splitlines()[-1]} ({file}, line {line})"
 
 
 def _define_job(values: flags.FlagValues) -> None:

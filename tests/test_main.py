@@ -38,6 +38,12 @@ def run(*arguments):
         (["prune", "--config.prune.hidden=wide"], "could not convert string to float: 'wide'"),
         (["trian"], "unknown stage 'trian'; did you mean 'train'?"),
         (["prune", "--config=configs/nowhere.py"], "configs/nowhere.py"),
+        (
+            ["plan", "--config=configs/llama3_2_3b.py:aligne"],
+            "ValueError: found widths 'aligne', expected one of paper, aligned "
+            f"({REPOSITORY}/configs/_recipe.py, line ",
+        ),
+        (["train"], "pruned: no such folder, expected one with a model; the prune stage writes it"),
         (["convert"], "convert.source"),
         (["convert", "--workdir="], "workdir: found '', expected a folder"),
     ],

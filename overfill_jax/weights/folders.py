@@ -41,6 +41,8 @@ from overfill_jax.weights.tokenizer_files import copy_tokenizer
 FORMAT = "overfill_jax model 1"
 OURS = {"format": FORMAT}
 DTYPES = ("float32", "bfloat16", "float16")
+# The stages that write the folders of a workdir.
+MADE_BY = {"full": "convert", "pruned": "prune", "decoder": "train"}
 
 
 def save_model(
@@ -276,7 +278,8 @@ def _shared_folder(folder: Path, source: Path | None) -> Iterator[Path]:
 def _source(folder: Path) -> dict[str, Any]:
     """The parsed config.json of a folder."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected one with a model")
+        hint = f"; the {MADE_BY[folder.name]} stage writes it" if folder.name in MADE_BY else ""
+        raise InputError(f"{folder}: no such folder, expected one with a model{hint}")
     return read_object(folder / "config.json")
 
 

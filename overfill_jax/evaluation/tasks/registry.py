@@ -41,5 +41,7 @@ def find_benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         near = difflib.get_close_matches(name, BENCHMARKS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise InputError(f"unknown task {name!r}{hint} Expected one of {', '.join(BENCHMARKS)}")
+        raise InputError(
+            f"score.task: unknown task {name!r}{hint} Expected one of {', '.join(BENCHMARKS)}"
+        )
     return BENCHMARKS[name]

@@ -56,7 +56,7 @@ def test_an_unknown_task_is_refused_with_the_nearest():
 
 
 def test_a_task_that_is_like_no_other_is_refused_with_all():
-    with pytest.raises(InputError, match=r"unknown task 'x'\. Expected one of gsm8k, "):
+    with pytest.raises(InputError, match=r"score\.task: unknown task 'x'\. Expected one of"):
         find_benchmark("x")
 
 
