@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -88,6 +89,7 @@ def _log_plainly(everything: bool) -> None:
     logging.set_verbosity(logging.INFO)
     if not everything:
         sys.unraisablehook = lambda _: None
+        sys.excepthook = _interrupted
     handler = logging.get_absl_handler()
     handler.setFormatter(standard_logging.Formatter("%(asctime)s %(where)s%(message)s", "%H:%M:%S"))
     ours = str(Path(__file__).parent)
@@ -103,6 +105,14 @@ def _log_plainly(everything: bool) -> None:
         return warns or (main and record.pathname.startswith(ours))
 
     handler.addFilter(told)
+
+
+def _interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None):
+    """Ctrl-C needs no traceback; the process still ends as one that SIGINT ended."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -198,6 +198,16 @@ def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path):
     assert "the same command goes on" in out
 
 
+def test_ctrl_c_takes_one_line_and_ends_the_shells_loop_as_well(tmp_path):
+    process = start(REPOSITORY, [f"--workdir={tmp_path}", f"--config.seed={TRAIN}"])
+    until_running([process])
+    process.send_signal(signal.SIGINT)
+    ((status, _, err),) = end([process])
+    assert status == -signal.SIGINT
+    assert err.splitlines()[-1:] == ["interrupted"]
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(("coordinator", "missed"), [("", False), ("host:80", True)])
 def test_a_process_alone_may_stand_still_for_long(monkeypatch, coordinator, missed):
     """Paused for a minute or more it was at times ended for its own silence."""
