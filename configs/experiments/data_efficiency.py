@@ -16,6 +16,8 @@ def get_config(base: str = "quickstart"):
             "600: train.steps=600",
             "1200: train.steps=1200",
             "2400: train.steps=2400",
+            # From scratch as many tokens as the quickstart's full model and 600 steps behind it.
+            "6100: train.steps=6100",
         ),
         systems=(
             "two_stage",

@@ -88,13 +88,13 @@ class Mixture:
         return Mixture(tuple(kept)), Mixture(tuple(held))
 
     def first(self, count: int) -> "Mixture":
-        """The first examples, `count` at most."""
-        spans = zip(self.parts, self.starts[:-1], strict=True)
+        """The first examples of every part, `count` at most in all, in proportion to the parts."""
+        shares = zip(self.parts, self._shares(min(count, len(self))), strict=True)
         return Mixture(
             tuple(
-                dataclasses.replace(part, tokens=part.tokens.part(0, count - start))
-                for part, start in spans
-                if start < count
+                dataclasses.replace(part, tokens=part.tokens.part(0, share))
+                for part, share in shares
+                if share
             )
         )
 

@@ -231,7 +231,10 @@ def test_a_conversation_is_not_torn_apart(chatml, tmp_path):
         assert [len(one) for one in mixture.hold_out(count)] == [kept, held]
 
 
-def test_the_first_examples():
-    mixture = make_mixture(5, 5)
+def test_the_first_examples_of_every_part():
+    mixture = make_mixture(6, 4)
     assert [len(mixture.first(count)) for count in (1, 5, 7, 10, 99)] == [1, 5, 7, 10, 10]
-    assert np.array_equal(mixture.first(7).ids(6), mixture.ids(6))
+    some = mixture.first(5)
+    assert [len(part.tokens) for part in some.parts] == [3, 2]
+    assert np.array_equal(some.ids(2), mixture.ids(2))
+    assert np.array_equal(some.ids(3), mixture.ids(6))
