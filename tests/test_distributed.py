@@ -199,7 +199,10 @@ def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path):
 
 
 def test_ctrl_c_takes_one_line_and_ends_the_shells_loop_as_well(tmp_path):
+    # What a shell runs in the background does not listen to it, nor does what that starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(REPOSITORY, [f"--workdir={tmp_path}", f"--config.seed={TRAIN}"])
+    signal.signal(signal.SIGINT, before)
     until_running([process])
     process.send_signal(signal.SIGINT)
     ((status, _, err),) = end([process])
