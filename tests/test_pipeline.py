@@ -382,6 +382,7 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.batch_size", 800, "train", r"found 150 rows .* at least one batch of 800"),
         ("train.remat", "some", "train", r"train\.remat: found 'some'"),
         ("train.validation_rows", 0, "train", r"train\.validation_rows: found 0"),
+        ("train.validation", "", "train", r"train\.validation_rows: .* found 150 usable examples"),
         ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
         ("calibrate.dtype", "fp32", "calibrate", r"calibrate\.dtype is 'fp32'"),
         ("init.tokenizer", "", "init", r"init\.tokenizer: found ''"),

@@ -32,7 +32,6 @@ from overfill_jax.weights.origin import check_origin
 
 # Slots that an answer gets at a time; `TwoStage.extend` adds more when they run out.
 ANSWER_SLOTS = 128
-Tokens = Int[Array | np.ndarray, "B T"]
 Prompt = str | Sequence[dict] | Sequence[int] | np.ndarray
 
 

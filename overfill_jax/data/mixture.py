@@ -79,8 +79,7 @@ class Mixture:
             if cut <= 0:
                 raise InputError(
                     f"{part.name}: found {len(tokens)} usable examples, expected more than the "
-                    f"{share} to be held out of it (train.validation_rows, where train.validation "
-                    "names no examples)"
+                    f"{share} to be held out of it"
                 )
             kept.append(dataclasses.replace(part, tokens=tokens.part(0, cut)))
             if cut < len(tokens):

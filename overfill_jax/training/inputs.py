@@ -72,7 +72,11 @@ def load_data(
     if c.validation:
         held_out = load(c.validation, c.validation_split).first(c.validation_rows)
     else:
-        training, held_out = training.hold_out(c.validation_rows)
+        try:
+            training, held_out = training.hold_out(c.validation_rows)
+        except InputError as error:
+            hint = "fewer, or others named by train.validation, would do"
+            raise InputError(f"train.validation_rows: {error}; {hint}") from error
     shapes = [
         choose_shape(
             mixture.prompts, mixture.answers, cutoff, c.packing, c.sequence_length, c.prompt_slots
