@@ -204,7 +204,7 @@ def _train() -> ml_collections.ConfigDict:
     train.kl_temperature = 1.0
     train.loss_chunk = 256  # answer slots of a row whose logits exist at a time
     train.learning_rate = 2e-5
-    train.warmup = 0.01  # share of the steps; a cosine follows
+    train.warmup = 0.01  # share of the steps, 0: none; a cosine follows
     train.final_learning_rate = 0.0  # share of the peak at the cosine's end
     train.weight_decay = 0.0
     train.beta1 = 0.9

@@ -25,7 +25,9 @@ def get_config():
     config.prune.intermediate = 384
     config.train.source = "{workdir}/data/train.jsonl"
     config.train.validation = "{workdir}/data/validation.jsonl"
-    config.train.batch_size = 64
+    config.train.packing = True
+    config.train.sequence_length = 512
+    config.train.batch_size = 2
     config.train.steps = 1000
     config.train.learning_rate = 1e-3
     config.train.kl_weight = 1.0
@@ -33,7 +35,7 @@ def get_config():
     config.evaluate.batch_size = 250
     config.evaluate.max_new_tokens = 64
     config.experiment.title = "Procedural tasks, full model of 31M parameters"
-    config.experiment.shared = pretraining("train.steps=5000 train.learning_rate=5e-4")
+    config.experiment.shared = pretraining("train.steps=2400 train.learning_rate=1e-3")
     config.experiment.seeds = (0, 1, 2)
     config.experiment.systems = ("full", "two_stage", "pruned_tuned", "scratch", "pruned_untrained")
     config.experiment.measures = ("accuracy", "families", "gap", "relative_gain", "positions")

@@ -41,6 +41,7 @@ OWN_ERROR_TIMEOUT = 3
 _FAILURE = "overfill_jax/failure"
 _failing = threading.Event()
 _finished = threading.Event()
+_preempted = threading.Event()
 _steps = itertools.count(1)  # of `preempted`
 _rounds = itertools.count()  # of `gather`: a key is set once, and a barrier passed once
 
@@ -117,11 +118,13 @@ def preempted() -> bool:
     """Whether the job is to save after this step and end: true in all processes at the same one.
 
     To be called after every step by every process. The step comes soon after SIGTERM has reached
-    any of them, and is the first one where that was before it.
+    any of them, and is the first one where that was before it. From then on it is true.
     """
     # Counted from the start of the process, as the service does until the first call: told the
     # step of a run that goes on, it would wait for one that has long been passed.
-    return multihost_utils.reached_preemption_sync_point(next(_steps))
+    if not _preempted.is_set() and multihost_utils.reached_preemption_sync_point(next(_steps)):
+        _preempted.set()
+    return _preempted.is_set()
 
 
 def check_same(settings: Mapping[str, object]) -> None:

@@ -460,3 +460,9 @@ def test_models_that_do_not_fit_are_refused(full, tmp_path):
     save_model(tmp_path / "other", other, full.folder)
     with pytest.raises(overfill_jax.InputError, match="num_layers is 2"):
         overfill_jax.TwoStage(full, overfill_jax.load(tmp_path / "other"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_model_is_refused(full):
+    with pytest.raises(overfill_jax.InputError, match="TwoStage: decoder is a str, expected a mod"):
+        overfill_jax.TwoStage(full, "runs/3b/decoder")

@@ -30,9 +30,9 @@ ENVIRONMENT = {
 }
 
 
-def start(folder, arguments):
+def start(folder, arguments, stage="train"):
     """One process of `tests.job` in `folder`."""
-    command = [sys.executable, "-m", "tests.job", "train", f"--config={CONFIG}", *arguments]
+    command = [sys.executable, "-m", "tests.job", stage, f"--config={CONFIG}", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, **pipes)
 
@@ -183,9 +183,12 @@ def test_a_failure_is_reported_although_nobody_reads_what_is_printed(monkeypatch
     assert reported == [("overfill_jax/failure", [2, 0, "row 3"])]
 
 
-def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path):
+@pytest.mark.parametrize("stage", ["train", "experiment"])
+def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path, stage):
+    settings = [f"--config.seed={TRAIN}", f"--config.experiment.seeds=({TRAIN},)"]
+    settings.append("--config.experiment.stages=('train','evaluate')")
     process = start(
-        REPOSITORY, [f"--workdir={tmp_path}", f"--config.seed={TRAIN}", "--preempted_status=143"]
+        REPOSITORY, [f"--workdir={tmp_path}", *settings, "--preempted_status=143"], stage
     )
     try:
         until_running([process])
@@ -196,6 +199,7 @@ def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path):
         process.communicate()
     assert status == 143, err
     assert "the same command goes on" in out
+    assert not any("failed" in line for line in err.splitlines())
 
 
 def test_ctrl_c_takes_one_line_and_ends_the_shells_loop_as_well(tmp_path):

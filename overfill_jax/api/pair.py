@@ -63,9 +63,13 @@ class TwoStage:
             `stream` and `engine`.
 
         Raises:
-          InputError: the decoder cannot read the full model's cache, or was made for another full
-            model or first token.
+          InputError: one is no model; the decoder cannot read the full model's cache, or was made
+            for another full model or first token.
         """
+        for name, model in (("full", full), ("decoder", decoder)):
+            if not isinstance(model, LanguageModel):
+                found = type(model).__name__
+                raise InputError(f"TwoStage: {name} is a {found}, expected a model as of `load`")
         if decoder.origin is not None and decoder.fingerprint != full.fingerprint:
             name = str(decoder.folder)
             check_origin(decoder.origin, name, full.fingerprint, first_token)

@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_collections
 from absl import logging
 
-from overfill_jax import files
+from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
 from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
@@ -42,10 +42,13 @@ def run_stages(
 
     Raises:
       InputError: a stage was done with other settings; or what the stage itself refuses.
+      Preempted: the machine is about to be taken away.
     """
     check_done(stages, config, record, workdir)
     done = _done(record)
     for text, changed in _each(stages, config)[len(done) :]:
+        if distributed.preempted():
+            raise distributed.Preempted(f"{folder.name}: ended before {text!r}")
         logging.info("%s: %s", folder.name, text)
         began = time.monotonic()
         run_stage(text.split()[0], changed, folder)

@@ -20,17 +20,17 @@ from tqdm.auto import tqdm
 from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
-from overfill_jax.inference import engine_steps
 from overfill_jax.inference.answers import Draft
 from overfill_jax.inference.arguments import tokens_of
 from overfill_jax.inference.compiled import CHUNK, NO_TOKEN, Pairing, write_chunk
 from overfill_jax.inference.generation import check_pair, check_prompt
-from overfill_jax.inference.placement import mesh_of, place
+from overfill_jax.inference.placement import mesh_of
 from overfill_jax.inference.prompt_reader import TOGETHER, PromptReader, Ready
 from overfill_jax.inference.refresh import Refresh, Tally, write_block
 from overfill_jax.inference.request import Request
 from overfill_jax.inference.sampling import GREEDY, Sampling
 from overfill_jax.inference.serving_model import ServingModel, lay_out
+from overfill_jax.inference.slots import Slots
 from overfill_jax.model.transformer import Model
 
 # Slots that a step reads, doubled until they hold the longest answer: a program for each size.
@@ -117,15 +117,11 @@ class Engine:
         self._prompts = PromptReader(
             self._reader, self._prefill_mesh, self._decode_mesh, self._how, room.chunk, room.length
         )
-        self._ready: list[Ready] = []
-        self._slots: list[Request | None] = [None] * room.slots
+        self._ready: Sequence[Ready] = ()
+        self._slots = Slots(
+            reader.config, writer.config, self._how, self._decode_mesh, room.slots, self._length
+        )
         self._submitted = 0
-        self._limits = {name: np.full(room.slots, value) for name, value in GREEDY.limits().items()}
-        with jax.set_mesh(self._decode_mesh):
-            empty = engine_steps.empty_slots(
-                reader.config, writer.config, how=self._how, rows=room.slots, slots=self._length
-            )
-        self._writing = place(empty, self._decode_mesh)
 
     def submit(
         self,
@@ -179,7 +175,12 @@ class Engine:
         """Compiles whatever requests can take, and runs it once; before the first of them.
 
         No request is then kept waiting by a compilation.
+
+        Raises:
+          InputError: there are requests already.
         """
+        if self.busy:
+            raise InputError("warm_up: found requests under way, expected to be called before them")
         possible = range(1, self._room.length)
         shortest = {}  # of prompts that are read by programs of their own
         for length in possible:
@@ -189,39 +190,49 @@ class Engine:
         if self._room.queue >= TOGETHER:
             most = self._room.chunk // TOGETHER
             calls += [(TOGETHER, n) for (_, slots), n in shortest.items() if slots <= most]
-        seen = {self._seen(filled) for filled in range(1, self._length + 1)}
+        seen = sorted({self._seen(filled) for filled in range(1, self._length + 1)})
         tally, self.tally = self.tally, Tally()
-        with tqdm(total=len(calls) + len(seen), disable=not show_progress) as bar:
+        total = len(calls) + len(seen) * len(self._slots.sizes)
+        with tqdm(total=total, disable=not show_progress) as bar:
             for count, length in calls:
                 self._warm_up_reading(count, length)
                 bar.update()
-            for size in sorted(seen):
-                self._warm_up_writing(size)
-                bar.update()
+            for _ in self._slots.every_size():
+                for slots in seen:
+                    self._warm_up_writing(slots)
+                    bar.update()
         self.tally = tally
 
     def _warm_up_reading(self, count: int, length: int) -> None:
-        """Answers so many prompts of that length."""
-        most = min(2, self._room.length - length)
-        for _ in range(count):
-            # Whatever it writes, it ends by its length.
-            draft = Draft(most, (), (), None)
-            tokens = np.zeros(length, np.int32)
-            self._queue.append(Request("warm_up", tokens, GREEDY, most, draft))
-        self.run()
+        """Reads so many prompts of that length, and lets them take slots, free as before."""
+        draft, tokens = Draft(1, (), (), None), np.zeros(length, np.int32)
+        queue = collections.deque(
+            Request("warm_up", tokens, GREEDY, 1, draft) for _ in range(count)
+        )
+        ready: list[Ready] = []
+        while len(ready) < count:
+            ready += self._prompts.read(queue, count)
+        for _ in self._slots.every_size():
+            self._slots.put(ready[0], 0)
 
     def _warm_up_writing(self, seen: int) -> None:
         """Writes nothing, for every row has ended."""
-        ended, steps = np.ones(self._room.slots, bool), np.zeros(self._room.slots, np.int32)
+        ended = np.ones(self._slots.rows, bool)
         if self._refresh is not None:
             jax.block_until_ready(self._write_block(ended, seen))
         else:
+            steps = np.zeros(self._slots.rows, np.int32)
             jax.block_until_ready(self._write_chunk(ended, steps, seen))
 
     @property
     def busy(self) -> bool:
         """Whether a turn would do anything."""
-        return bool(self._queue or self._prompts.busy or self._ready or any(self._slots))
+        return self._waiting or bool(self._ready) or any(self._slots.requests)
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether prompts wait to be read, or to be read on."""
+        return bool(self._queue) or self._prompts.busy
 
     def run(self) -> None:
         """Turns until every request is over."""
@@ -248,11 +259,13 @@ class Engine:
         Both are under way before the first result is waited for, so that two meshes work at once.
         """
         self._drop_cancelled()
-        wanted = self._slots.count(None) + 1 - len(self._ready)
-        self._ready += self._prompts.read(self._queue, wanted)
+        wanted = self._slots.free + 1 - len(self._ready)
+        self._ready = [*self._ready, *self._prompts.read(self._queue, wanted)]
+        if not (self._waiting or self._ready):
+            self._slots.shrink()
         new = self._write()
         self._collect(new)
-        self._seat()
+        self._ready = self._slots.seat([r for r in self._ready if not r.request.is_over])
 
     def _drop_cancelled(self) -> None:
         """Frees the places of requests that were cancelled since the last turn."""
@@ -260,17 +273,16 @@ class Engine:
             self._queue = collections.deque(r for r in self._queue if not r.is_over)
         self._prompts.drop_cancelled()
         self._ready = [ready for ready in self._ready if not ready.request.is_over]
-        for slot, request in enumerate(self._slots):
-            if request is not None and request.is_over:
-                self._free(slot)
+        self._slots.release_ended()
 
     def _write(self) -> jax.Array | None:
         """The next tokens of every slot, as soon as they are there."""
-        left = [r.max_new_tokens - r.written if r is not None else 0 for r in self._slots]
+        requests = self._slots.requests
+        left = [r.max_new_tokens - r.written if r is not None else 0 for r in requests]
         if not any(left):
             return None
         ended = np.equal(left, 0)
-        filled = max(len(r.prompt) + r.written for r in self._slots if r is not None)
+        filled = max(len(r.prompt) + r.written for r in self._slots.taken())
         if self._refresh is not None:
             return self._write_block(ended, self._seen(filled + self._refresh.interval))
         steps = np.minimum(left, self._steps(left)).astype(np.int32)
@@ -279,20 +291,26 @@ class Engine:
     def _write_chunk(self, ended: np.ndarray, steps: np.ndarray, seen: int) -> jax.Array:
         """The next tokens of every answer, `steps` at most."""
         with jax.set_mesh(self._decode_mesh):
-            self._writing, new = write_chunk(
-                self._writer, self._writing, ended, self._limits, self._stop_ids, steps, seen=seen
+            self._slots.writing, new = write_chunk(
+                self._writer,
+                self._slots.writing,
+                ended,
+                self._slots.limits,
+                self._stop_ids,
+                steps,
+                seen=seen,
             )
         return new
 
     def _write_block(self, ended: np.ndarray, seen: int) -> jax.Array:
         """The next block of every answer."""
         with jax.set_mesh(self._decode_mesh):
-            self._writing, new, drafted = write_block(
+            self._slots.writing, new, drafted = write_block(
                 self._refresher,
                 self._writer,
-                self._writing,
+                self._slots.writing,
                 ended,
-                self._limits,
+                self._slots.limits,
                 self._stop_ids,
                 **self._refresh.arguments(),
                 seen=seen,
@@ -310,42 +328,21 @@ class Engine:
         While slots are empty, prompts must be read soon, and answers take turns with them token by
         token. While others wait for a slot, a turn ends with the first answer that can free one.
         """
-        if not (self._queue or self._prompts.busy or self._ready):
+        if not (self._waiting or self._ready):
             return CHUNK
-        if None in self._slots:
+        if self._slots.free:
             return 1
         return min(CHUNK, *(tokens for tokens in left if tokens))
 
     def _collect(self, new: jax.Array | None) -> None:
         """Hands out the tokens of this turn."""
         if new is not None:
-            for slot, (request, row) in enumerate(zip(self._slots, np.asarray(new), strict=True)):
+            for request, row in zip(self._slots.requests, np.asarray(new), strict=True):
                 if request is not None:
                     request.take(row[row != NO_TOKEN].tolist())
-                    if request.is_over:
-                        self._free(slot)
+            self._slots.release_ended()
         for ready in self._ready:
             if ready.request.stage == "reading":
                 ready.request.move_to("writing")
                 if self._how.first_token == "full":
                     ready.request.take([int(np.asarray(ready.rows.token)[ready.index])])
-
-    def _seat(self) -> None:
-        """Gives prompts that have been read the empty slots, as far as there are any."""
-        waiting = [ready for ready in self._ready if not ready.request.is_over]
-        empty = [slot for slot, request in enumerate(self._slots) if request is None]
-        self._ready = waiting[len(empty) :]
-        for slot, ready in zip(empty, waiting, strict=False):
-            with jax.set_mesh(self._decode_mesh):
-                self._writing = engine_steps.take_slot(
-                    self._writing, ready.rows, np.int32(ready.index), np.int32(slot)
-                )
-            for name, value in ready.request.sampling.limits().items():
-                self._limits[name][slot] = value
-            self._slots[slot] = ready.request
-
-    def _free(self, slot: int) -> None:
-        self._slots[slot] = None
-        # A row that nobody reads draws no tokens, which would cost all of them a sort.
-        for name, value in GREEDY.limits().items():
-            self._limits[name][slot] = value

@@ -10,14 +10,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt
 
 from overfill_jax.inference.compiled import Pairing, Writing, compilations, hand_over
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import row_keys
-from overfill_jax.inference.serving_cache import ServingCache, empty_cache
+from overfill_jax.inference.serving_cache import AXES, ServingCache, empty_cache
 from overfill_jax.inference.serving_model import ServingModel, extend, last_of, prefill
 from overfill_jax.model.config import ModelConfig
+from overfill_jax.model.layout import constrain
 
 
 @functools.partial(jax.jit, static_argnames=("reader", "writer", "how", "rows", "slots"))
@@ -94,3 +96,23 @@ def take_slot(
         return jax.lax.dynamic_update_slice_in_dim(all_rows, one, slot, axis=0)
 
     return keep(jax.tree.map(put, writing, rows))
+
+
+def rearrange(writing: Writing, order: Int[np.ndarray, "R"]) -> Writing:
+    """Those rows of the slots, in that order; the arrays of all of them are given up.
+
+    One array at a time, so that there are never twice as many caches.
+    """
+
+    def given_up(array: Array) -> Array:
+        taken = _take(array, order)
+        array.delete()
+        return taken
+
+    return jax.tree.map(given_up, writing)
+
+
+@jax.jit
+def _take(array: Array, order: Int[Array, "R"]) -> Array:
+    taken = jnp.take(array, order, axis=0, mode="clip")
+    return constrain(taken, *(*AXES, None)[: array.ndim])

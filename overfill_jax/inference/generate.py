@@ -16,10 +16,18 @@ from overfill_jax.inference.settings import Assistant, load_assistant
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Answers every prompt of `config.generate.prompts`."""
+    """Answers every prompt of `config.generate.prompts`.
+
+    Raises:
+      InputError: there are no prompts, or the answers would take their place.
+    """
     c = config.generate
     if not c.prompts:
         raise InputError("generate.prompts: no file given, expected JSONL")
+    if c.output and Path(c.output).resolve() == Path(c.prompts).resolve():
+        raise InputError(
+            f"generate.output: found {c.output}, which holds the prompts; expected another file"
+        )
     asked = read_conversations(Path(c.prompts), config.text.prompt_column)
     assistant = load_assistant(config, workdir, c.batch_size)
     if not c.output:

@@ -63,7 +63,8 @@ class Setup:
 
 def make_schedule(peak: float, steps: int, warmup: float, final: float) -> optax.Schedule:
     """Linear warm-up over a share of the steps, then a cosine down to `final` times the peak."""
-    warmup_steps = max(1, round(warmup * steps))
+    # A share that rounds to no step still begins with one, whose rate is 0; no share does not.
+    warmup_steps = max(1, round(warmup * steps)) if warmup else 0
     return optax.warmup_cosine_decay_schedule(
         0.0, peak, warmup_steps, max(steps, warmup_steps + 1), final * peak
     )

@@ -8,6 +8,7 @@ import matplotlib.image
 import pytest
 
 from configs.default import get_config
+from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.experiments import runs
 from overfill_jax.overrides import with_settings
@@ -105,6 +106,22 @@ def test_nothing_is_done_twice(workdir, monkeypatch, tmp_path, moved):
     with pytest.raises(InputError, match=r"2 of 4 cells failed; .*no more"):
         run_stage("experiment", configure(workdir), workdir)
     assert asked == ["prune", "prune"]  # of the cells that failed
+
+
+def test_a_machine_that_is_taken_away_ends_it_between_two_stages(workdir, monkeypatch, tmp_path):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    cells = folder / "experiments/widths/cells"
+    for cell in cells.iterdir():
+        (cell / "done.json").unlink(missing_ok=True)
+    asked, told = [], folder / "experiments/widths/experiment.json"
+    before = told.read_bytes()
+    monkeypatch.setattr(runs, "run_stage", lambda stage, *_: asked.append(stage))
+    monkeypatch.setattr(distributed, "preempted", lambda: bool(asked))
+    for _ in range(2):
+        with pytest.raises(distributed.Preempted, match="8_important_seed-0: ended before 'evalu"):
+            run_stage("experiment", configure(folder), folder)
+        assert asked == ["prune"]  # which is not done twice
+        assert told.read_bytes() == before
 
 
 def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypatch):

@@ -183,10 +183,16 @@ def test_a_decoder_of_another_model_or_training_is_refused(workdir, config, stag
             stage.run(config, workdir)
 
 
-def test_answers_do_not_go_to_a_folder(workdir, config, tmp_path):
+def test_answers_do_not_go_to_a_folder_nor_in_the_place_of_the_prompts(workdir, config, tmp_path):
     config.generate.output = str(tmp_path)
     with pytest.raises(InputError, match="found a folder, expected a file to write to"):
         generate.run(config, workdir)
+    prompts = tmp_path / "prompts.jsonl"
+    before = prompts.read_text()
+    config.generate.output = str(tmp_path / ".." / tmp_path.name / "prompts.jsonl")
+    with pytest.raises(InputError, match="which holds the prompts; expected another file"):
+        generate.run(config, workdir)
+    assert prompts.read_text() == before
 
 
 def talk(workdir, config, monkeypatch, capsys, *lines):

@@ -230,6 +230,8 @@ def test_masters_are_float32_under_bfloat16_compute(full, decoder):
 def test_schedule_and_weight_decay():
     schedule = make_schedule(1.0, 100, 0.1, 0.05)
     np.testing.assert_allclose([schedule(i) for i in (0, 5, 10, 100)], [0, 0.5, 1, 0.05], atol=1e-6)
+    at_once = make_schedule(1.0, 100, 0.0, 0.05)
+    np.testing.assert_allclose([at_once(i) for i in (0, 50, 100)], [1, 0.525, 0.05], atol=1e-6)
     params = {"norm": {"scale": jnp.ones(3)}, "mlp": {"kernel": jnp.ones(3)}}
     optimizer = make_optimizer(optax.constant_schedule(0.1), 0.9, 0.99, 0.5, 1.0)
     zero = jax.tree.map(jnp.zeros_like, params)
