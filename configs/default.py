@@ -261,7 +261,7 @@ def _generate() -> ml_collections.ConfigDict:
 def _engine() -> ml_collections.ConfigDict:
     """Continuous batching: what there is room for."""
     engine = ml_collections.ConfigDict()
-    engine.slots = 32  # answers that are written at once
+    engine.slots = 32  # answers that are written at once, at most
     engine.length = 2048  # tokens of prompt and answer together that a slot holds
     engine.chunk = 512  # prompt tokens between two steps of the answers
     return engine

@@ -33,10 +33,10 @@ start() {
 
 # The machine's shutdown sends SIGTERM to this shell, too; it stays for the status.
 work() {
-  local status=0 shared=()
+  local status=0 shared=(--preempted_status="$preempted")
   trap : TERM
   if [[ "$1" == train ]]; then
-    shared=(--coordinator=auto --preempted_status="$preempted")
+    shared=(--coordinator=auto "${shared[@]}")
   else
     export JAX_PLATFORMS=cpu
   fi

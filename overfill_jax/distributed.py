@@ -10,12 +10,12 @@ import itertools
 import json
 import os
 import secrets
-import socket
+import signal
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,8 +46,11 @@ _steps = itertools.count(1)  # of `preempted`
 _rounds = itertools.count()  # of `gather`: a key is set once, and a barrier passed once
 
 
-class Preempted(Exception):
-    """The job was told to end and has saved, as the message says; it can go on from there."""
+class Preempted(BaseException):
+    """The job was told to end and has saved, as the message says; it can go on from there.
+
+    No error, so that nothing takes it for one of its own.
+    """
 
 
 def start(coordinator: str, processes: int, index: int, preemptible: bool) -> None:
@@ -70,33 +73,38 @@ def start(coordinator: str, processes: int, index: int, preemptible: bool) -> No
         raise InputError(f"coordinator: found {coordinator!r}, expected HOST:PORT or {AUTO!r}")
     if not 0 <= index < processes:
         raise InputError(f"process_index: found {index}, expected one of {processes} from 0")
-    if not coordinator and not preemptible:
-        return
+    if coordinator:
+        _join(coordinator, processes, index, preemptible)
+    if process_count() > 1:
+        threading.Thread(target=_watch, daemon=True).start()
+    elif preemptible:
+        signal.signal(signal.SIGTERM, _told_to_end)
+
+
+def _join(coordinator: str, processes: int, index: int, preemptible: bool) -> None:
     jax.config.update("jax_enable_preemption_service", preemptible)
     place = {}
     if coordinator != AUTO:
         # Detection must not override what is given: under Slurm it would hide all GPUs but one.
         place = {
-            "coordinator_address": coordinator or f"localhost:{_free_port()}",
+            "coordinator_address": coordinator,
             "num_processes": processes,
             "process_id": index,
             "cluster_detection_method": "deactivate",
         }
-    silence = HEARTBEAT_TIMEOUT
-    if not coordinator:  # nobody else is to reach it, or to be missed: it may be paused for long
-        place["coordinator_bind_address"] = place["coordinator_address"]
-        silence = WORK_TIMEOUT
     try:
         jax.distributed.initialize(
             **place,
             initialization_timeout=START_TIMEOUT,
-            heartbeat_timeout_seconds=silence,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"coordinator {coordinator!r}: no job is found ({error})") from error
-    if process_count() > 1:
-        threading.Thread(target=_watch, daemon=True).start()
+
+
+def _told_to_end(*_) -> None:
+    _preempted.set()
 
 
 def process_index() -> int:
@@ -120,11 +128,37 @@ def preempted() -> bool:
     To be called after every step by every process. The step comes soon after SIGTERM has reached
     any of them, and is the first one where that was before it. From then on it is true.
     """
+    if process_count() == 1 or _preempted.is_set():
+        return _preempted.is_set()
     # Counted from the start of the process, as the service does until the first call: told the
     # step of a run that goes on, it would wait for one that has long been passed.
-    if not _preempted.is_set() and multihost_utils.reached_preemption_sync_point(next(_steps)):
+    if multihost_utils.reached_preemption_sync_point(next(_steps)):
         _preempted.set()
     return _preempted.is_set()
+
+
+@contextlib.contextmanager
+def ending_at_once(message: str) -> Iterator[None]:
+    """For work of one process that has nothing to save: it is left on SIGTERM, wherever it stands.
+
+    Raises:
+      Preempted: it was, or the signal came before.
+    """
+    if preempted():
+        raise Preempted(message)
+
+    def leave(*_) -> NoReturn:
+        _preempted.set()
+        raise Preempted(message)
+
+    if signal.getsignal(signal.SIGTERM) is not _told_to_end:  # nobody listens to it
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, _told_to_end)
 
 
 def check_same(settings: Mapping[str, object]) -> None:
@@ -292,9 +326,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else str(run[0]) for run in runs)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]

@@ -35,7 +35,7 @@ STAGES = {
 # They run in many processes if need be. Of the others, every process would write the same files.
 JOBS = frozenset({"train", "harness"})
 
-# They save and end on SIGTERM, which is what they look out for between two steps, or two stages.
+# On SIGTERM they save and end, for which they look out between two steps.
 PREEMPTIBLE = frozenset({"train", "experiment"})
 
 # They record their config themselves, before their work: what they have done stays if they fail.

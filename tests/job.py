@@ -17,7 +17,7 @@ from overfill_jax.errors import InputError
 
 HEARTBEAT_TIMEOUT = 8  # seconds, for tests wait for it
 
-MEET, INPUT_ERROR, EXCEPTION, TRAIN = range(4)
+MEET, INPUT_ERROR, EXCEPTION, TRAIN, WORK = range(5)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -34,6 +34,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             if distributed.preempted():
                 (workdir / f"stopped-{index}").write_text(str(step))
                 raise distributed.Preempted(f"saved after step {step} of 600")
+    elif config.seed == WORK:
+        time.sleep(600)
     elif index == 1:
         raise InputError("row 3: found nothing") if config.seed == INPUT_ERROR else KeyError("lost")
     else:
@@ -41,6 +43,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    stages.STAGES["train"] = "tests.job"
+    stages.STAGES["train"] = stages.STAGES["evaluate"] = "tests.job"
     distributed.HEARTBEAT_TIMEOUT = HEARTBEAT_TIMEOUT
     app.run(main.main, flags_parser=main._parse)

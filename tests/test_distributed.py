@@ -10,13 +10,12 @@ import sys
 import threading
 import time
 
-import jax
 import pytest
 
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from tests.conftest import REPOSITORY, simulated
-from tests.job import EXCEPTION, HEARTBEAT_TIMEOUT, INPUT_ERROR, MEET, TRAIN
+from tests.job import EXCEPTION, HEARTBEAT_TIMEOUT, INPUT_ERROR, MEET, TRAIN, WORK
 
 pytestmark = pytest.mark.slow
 
@@ -183,10 +182,18 @@ def test_a_failure_is_reported_although_nobody_reads_what_is_printed(monkeypatch
     assert reported == [("overfill_jax/failure", [2, 0, "row 3"])]
 
 
-@pytest.mark.parametrize("stage", ["train", "experiment"])
-def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path, stage):
-    settings = [f"--config.seed={TRAIN}", f"--config.experiment.seeds=({TRAIN},)"]
-    settings.append("--config.experiment.stages=('train','evaluate')")
+@pytest.mark.parametrize(
+    ("stage", "seed", "message"),
+    [
+        ("train", TRAIN, "saved after step"),
+        ("experiment", TRAIN, "saved after step"),
+        ("experiment", WORK, "ended in 'evaluate' of seed-4"),
+    ],
+)
+def test_one_process_ends_on_sigterm_too_and_launchers_can_tell(tmp_path, stage, seed, message):
+    settings = [f"--config.seed={seed}", f"--config.experiment.seeds=({seed},)"]
+    begun = "train" if seed == TRAIN else "evaluate"
+    settings.append(f"--config.experiment.stages=('{begun}','prune')")
     process = start(
         REPOSITORY, [f"--workdir={tmp_path}", *settings, "--preempted_status=143"], stage
     )
@@ -198,6 +205,7 @@ def test_one_process_saves_on_sigterm_too_and_launchers_can_tell(tmp_path, stage
         process.kill()
         process.communicate()
     assert status == 143, err
+    assert f"preempted: {message}" in out
     assert "the same command goes on" in out
     assert not any("failed" in line for line in err.splitlines())
 
@@ -215,13 +223,24 @@ def test_ctrl_c_takes_one_line_and_ends_the_shells_loop_as_well(tmp_path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("coordinator", "missed"), [("", False), ("host:80", True)])
-def test_a_process_alone_may_stand_still_for_long(monkeypatch, coordinator, missed):
-    """Paused for a minute or more it was at times ended for its own silence."""
-    given = {}
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **all: given.update(all))
-    distributed.start(coordinator, 1, 0, preemptible=True)
-    assert (given["heartbeat_timeout_seconds"] < 60) == missed
+def test_work_that_ends_at_once_leaves_the_signal_as_it_was(monkeypatch):
+    monkeypatch.setattr(distributed, "_preempted", threading.Event())
+    before = signal.getsignal(signal.SIGTERM)
+    with distributed.ending_at_once("nobody listens"):
+        assert signal.getsignal(signal.SIGTERM) is before
+    try:
+        distributed.start("", 1, 0, preemptible=True)
+        work = distributed.ending_at_once("in the work")
+        with pytest.raises(distributed.Preempted, match="in the work"), work:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        assert distributed.preempted()
+        assert signal.getsignal(signal.SIGTERM) is distributed._told_to_end
+        work = distributed.ending_at_once("in the next")
+        with pytest.raises(distributed.Preempted, match="in the next"), work:
+            pytest.fail("was begun")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def test_tpu_pod_runs_other_stages_on_one_worker(machine):
     convert = ["convert", *TRAIN[1:]]
     assert machine.run("tpu_pod.sh", "run", *POD, "--", *convert).returncode == 0
     assert machine.run("tpu_pod.sh", "tail", *POD).returncode == 0
-    assert machine.main_calls() == [convert]
+    assert machine.main_calls() == [[*convert, "--preempted_status=143"]]
     (started,) = (call for call in machine.called("gcloud") if "start" in call[-2])
     assert "--worker=0" in started
 

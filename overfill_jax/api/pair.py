@@ -254,7 +254,7 @@ class TwoStage:
         True
 
         Args:
-          slots: answers that are written at once.
+          slots: answers that are written at once, at most.
           length: tokens of prompt and answer together that a slot holds.
           queue: requests that may wait.
           chunk: prompt tokens that are read between two steps of the answers.

@@ -1,8 +1,8 @@
 """The experiment stage: cells one by one, each a few stages with settings of its own, and what came
 of them in figures and tables; into `experiments/NAME/`.
 
-A run that was stopped goes on where it was; on SIGTERM, a training saves first. A cell that fails
-is told and marked; the others go on.
+A run that was stopped goes on with the stage that it was in; on SIGTERM a training saves first, and
+goes on with its next step. A cell that fails is told and marked; the others go on.
 """
 
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_collections
 from absl import logging
 
-from overfill_jax import distributed, files, record
+from overfill_jax import files, record
 from overfill_jax.errors import InputError
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
@@ -80,8 +80,6 @@ def run_cell(
         run_stages(config.experiment.stages, cell.config, source.cell, done, workdir)
         for name in config.experiment.measures:
             MEASURES[name].read(source)
-    except distributed.Preempted:
-        raise
     except (InputError, OSError) as error:
         logging.error("%s failed: %s", cell.title, error)
         return str(error)

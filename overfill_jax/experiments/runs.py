@@ -1,5 +1,6 @@
 """Runs stages one after another and remembers which are done, so that none is done twice."""
 
+import contextlib
 import os
 import re
 import time
@@ -12,7 +13,7 @@ from absl import logging
 from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
 from overfill_jax.overrides import with_settings
-from overfill_jax.stages import run_stage
+from overfill_jax.stages import PREEMPTIBLE, run_stage
 
 # Sections that a stage reads beside its own, `text` and the seed.
 FURTHER = {
@@ -47,11 +48,12 @@ def run_stages(
     check_done(stages, config, record, workdir)
     done = _done(record)
     for text, changed in _each(stages, config)[len(done) :]:
-        if distributed.preempted():
-            raise distributed.Preempted(f"{folder.name}: ended before {text!r}")
         logging.info("%s: %s", folder.name, text)
         began = time.monotonic()
-        run_stage(text.split()[0], changed, folder)
+        stage = text.split()[0]
+        ended = distributed.ending_at_once(f"ended in {text!r} of {folder.name}")
+        with contextlib.nullcontext() if stage in PREEMPTIBLE else ended:
+            run_stage(stage, changed, folder)
         seconds = time.monotonic() - began
         settings = _settings(text, changed, workdir)
         done = [*done, {"stage": text, "settings": settings, "seconds": seconds}]

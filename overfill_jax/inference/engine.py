@@ -1,7 +1,7 @@
 """Continuous batching: answers of many requests at once, each as if it were alone.
 
-A fixed number of slots, in which answers are written side by side; one that has ended makes room
-for the next while the others go on. Full model and decoder may have a mesh each, the paper's
+Answers are written side by side in slots; one that has ended makes room for the next while the
+others go on. Full model and decoder may have a mesh each, the paper's
 prefill and decode apart: then only a prompt's cache goes from one to the other.
 
 With refresh a turn writes one block of every answer, so that all end their blocks together, and
@@ -46,7 +46,7 @@ class Room:
     """What an engine has room for.
 
     Attributes:
-      slots: answers that are written at once.
+      slots: answers that are written at once, at most.
       length: tokens of prompt and answer together that a slot holds.
       queue: requests that may wait.
       chunk: prompt tokens that are read in one turn, of one prompt or of several: what answers
@@ -117,7 +117,7 @@ class Engine:
         self._prompts = PromptReader(
             self._reader, self._prefill_mesh, self._decode_mesh, self._how, room.chunk, room.length
         )
-        self._ready: Sequence[Ready] = ()
+        self._ready: list[Ready] = []
         self._slots = Slots(
             reader.config, writer.config, self._how, self._decode_mesh, room.slots, self._length
         )
@@ -179,6 +179,7 @@ class Engine:
         Raises:
           InputError: there are requests already.
         """
+        self._drop_cancelled()
         if self.busy:
             raise InputError("warm_up: found requests under way, expected to be called before them")
         possible = range(1, self._room.length)
@@ -232,7 +233,7 @@ class Engine:
     @property
     def _waiting(self) -> bool:
         """Whether prompts wait to be read, or to be read on."""
-        return bool(self._queue) or self._prompts.busy
+        return bool(self._queue) or self._prompts.count > 0
 
     def run(self) -> None:
         """Turns until every request is over."""
@@ -260,12 +261,12 @@ class Engine:
         """
         self._drop_cancelled()
         wanted = self._slots.free + 1 - len(self._ready)
-        self._ready = [*self._ready, *self._prompts.read(self._queue, wanted)]
-        if not (self._waiting or self._ready):
-            self._slots.shrink()
+        self._ready += self._prompts.read(self._queue, wanted)
         new = self._write()
         self._collect(new)
-        self._ready = self._slots.seat([r for r in self._ready if not r.request.is_over])
+        ready = [ready for ready in self._ready if not ready.request.is_over]
+        self._slots.fit(len(ready) + self._prompts.count + len(self._queue))
+        self._ready = self._slots.seat(ready)
 
     def _drop_cancelled(self) -> None:
         """Frees the places of requests that were cancelled since the last turn."""

@@ -2,7 +2,8 @@
 
 A prompt, or a few short ones, is read into a cache of its own, the first chunk by the kernels of
 prefill, the others against what was read before; the full model gives the first token; then each
-row takes the place of one that has ended, while the others stand still.
+row takes the place of one that has ended, while the others stand still. The rows are rearranged
+where there are to be more or fewer of them.
 """
 
 import dataclasses
@@ -114,5 +115,6 @@ def rearrange(writing: Writing, order: Int[np.ndarray, "R"]) -> Writing:
 
 @jax.jit
 def _take(array: Array, order: Int[Array, "R"]) -> Array:
+    compilations["rearrange"] += 1
     taken = jnp.take(array, order, axis=0, mode="clip")
     return constrain(taken, *(*AXES, None)[: array.ndim])

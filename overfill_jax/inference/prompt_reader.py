@@ -69,9 +69,9 @@ class PromptReader:
         self._reading: _Reading | None = None
 
     @property
-    def busy(self) -> bool:
-        """Whether a prompt has been read in part."""
-        return self._reading is not None
+    def count(self) -> int:
+        """Prompts that have been read in part."""
+        return len(self._reading.requests) if self._reading is not None else 0
 
     def drop_cancelled(self) -> None:
         """Gives up a prompt that nobody waits for any more."""

@@ -4,7 +4,7 @@ A step takes as long as all rows of its arrays do, whether anybody waits for the
 are no more of them than the answers need: one, four, sixteen, and so on up to all slots.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -43,7 +43,7 @@ class Slots:
         slots: int,
         length: int,
     ):
-        """All free.
+        """All free, and all there at first: memory that does not suffice for them shows now.
 
         Args:
           reader, writer: their shapes.
@@ -54,12 +54,12 @@ class Slots:
         """
         self._mesh = mesh
         self.sizes = row_counts(slots, parts("batch", mesh))
-        rows = self.sizes[0]
         with jax.set_mesh(mesh):
-            empty = engine_steps.empty_slots(reader, writer, how=how, rows=rows, slots=length)
+            empty = engine_steps.empty_slots(reader, writer, how=how, rows=slots, slots=length)
         self.writing = place(empty, mesh)
-        self.requests: list[Request | None] = [None] * rows
-        self.limits = {name: np.full(rows, value) for name, value in GREEDY.limits().items()}
+        self.requests: list[Request | None] = [None] * slots
+        self.limits = {name: np.full(slots, value) for name, value in GREEDY.limits().items()}
+        self.fit(0)
 
     @property
     def rows(self) -> int:
@@ -75,18 +75,25 @@ class Slots:
         """The requests whose answers are being written."""
         return [request for request in self.requests if request is not None]
 
-    def seat(self, waiting: Sequence[Ready]) -> Sequence[Ready]:
-        """Gives prompts that have been read free slots, as far as there are any; the others."""
-        count = min(len(waiting), self.free)
-        while self.rows < len(self.taken()) + count:
-            self._resize(self._neighbour(1))
+    def fit(self, coming: int) -> None:
+        """As few rows as hold the answers and those that are coming, as far as there are any."""
+        wanted = min(len(self.taken()) + coming, self.sizes[-1])
+        goal = min(rows for rows in self.sizes if rows >= wanted)
+        # By way of those between, so that few programs suffice.
+        steps = [rows for rows in self.sizes if self.rows < rows <= goal]
+        steps += [rows for rows in reversed(self.sizes) if goal <= rows < self.rows]
+        for rows in steps:
+            self._resize(rows)
+
+    def seat(self, waiting: list[Ready]) -> list[Ready]:
+        """Gives prompts that have been read free rows, as far as there are any; the others."""
         empty = [slot for slot, request in enumerate(self.requests) if request is None]
-        for slot, ready in zip(empty, waiting[:count], strict=False):
+        for slot, ready in zip(empty, waiting, strict=False):
             self.put(ready, slot)
             for name, value in ready.request.sampling.limits().items():
                 self.limits[name][slot] = value
             self.requests[slot] = ready.request
-        return waiting[count:]
+        return waiting[len(empty) :]
 
     def put(self, ready: Ready, slot: int) -> None:
         """Writes into a slot what was read, whether it is to be answered or not."""
@@ -107,23 +114,12 @@ class Slots:
         for name, value in GREEDY.limits().items():
             self.limits[name][slot] = value
 
-    def shrink(self) -> None:
-        """As few rows as hold the answers: at most one change for each answer that ends."""
-        while (smaller := self._neighbour(-1)) and len(self.taken()) <= smaller:
-            self._resize(smaller)
-
-    def every_size(self) -> Iterator[int]:
-        """Yields numbers of rows from this one up, each while there are so many; then shrinks."""
-        yield self.rows
-        while larger := self._neighbour(1):
-            self._resize(larger)
-            yield larger
-        self.shrink()
-
-    def _neighbour(self, offset: int) -> int:
-        """The next number of rows, 0 where there is none."""
-        index = self.sizes.index(self.rows) + offset
-        return self.sizes[index] if 0 <= index < len(self.sizes) else 0
+    def every_size(self) -> Iterator[None]:
+        """Yields at each number of rows, while there is no answer; then they are few again."""
+        for rows in self.sizes:
+            self.fit(rows)
+            yield
+        self.fit(0)
 
     def _resize(self, rows: int) -> None:
         """So many rows, of which the first are those that are taken."""
@@ -138,14 +134,14 @@ class Slots:
             self._release(slot)
 
 
-def row_counts(slots: int, parts: int) -> tuple[int, ...]:
+def row_counts(slots: int, smallest: int) -> tuple[int, ...]:
     """The numbers of rows that there are programs for, the last of them all slots.
 
     Args:
       slots: most rows.
-      parts: in how many the mesh splits rows; it divides all smaller numbers.
+      smallest: number, in as many parts the mesh splits rows; it divides all but the last.
     """
-    found, rows = [], parts
+    found, rows = [], smallest
     while rows < slots:
         found.append(rows)
         rows *= GROWTH
