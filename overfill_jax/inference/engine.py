@@ -1,8 +1,8 @@
 """Continuous batching: answers of many requests at once, each as if it were alone.
 
 Answers are written side by side in slots; one that has ended makes room for the next while the
-others go on. Full model and decoder may have a mesh each, the paper's
-prefill and decode apart: then only a prompt's cache goes from one to the other.
+others go on. Full model and decoder may have a mesh each, the paper's prefill and decode apart:
+then only a prompt's cache goes from one to the other.
 
 With refresh a turn writes one block of every answer, so that all end their blocks together, and
 each answer's blocks begin where they would if it were alone.

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from overfill_jax.inference import engine_steps
+from overfill_jax.inference.engine_steps import read_first
 from overfill_jax.model.transformer import Model
 from tests.builders import CONFIG, random_model
 from tests.inference.doubles import Spelled
@@ -48,3 +50,16 @@ def prompts() -> list[list[int]]:
         [(7 * i + 3 * row + i * i) % CONFIG.vocab_size for i in range(n)]
         for row, n in enumerate(lengths)
     ]
+
+
+@pytest.fixture
+def read_at_once(monkeypatch):
+    """How many prompts each call reads, and their slots."""
+    calls = []
+
+    def noted(reader, tokens, counts, slots):
+        calls.append(tokens.shape)
+        return read_first(reader, tokens, counts, slots=slots)
+
+    monkeypatch.setattr(engine_steps, "read_first", noted)
+    return calls

@@ -66,20 +66,26 @@ def test_rows_come_and_go_with_the_answers(full, decoder, written):
     assert engine._slots.rows == 1  # of an engine that has nothing to do, too
 
 
-def test_a_row_by_itself_costs_one_row_and_the_arrays_of_more_are_given_up(full, decoder, written):
+def test_a_row_by_itself_costs_one_row(full, decoder, written):
     engine = make_engine(full, decoder)
     for _ in range(2):
         found = [engine.submit(prompt_of(4), GREEDY, 40) for _ in range(5)]
         while engine._slots.rows < ROOM.slots:
             engine.step()
-        many = jax.tree.leaves(engine._slots.writing.cache)
         for request in found[1:]:
             request.cancel()
         written.clear()
         engine.run()
         assert set(written[1:]) == {1}
-        assert all(array.is_deleted() for array in many)
         assert found[0].answer() == alone(full, decoder, prompt_of(4), GREEDY, 40)
+
+
+def test_arrays_of_another_number_of_rows_are_given_up(full, decoder):
+    slots = make_engine(full, decoder)._slots
+    for coming in (6, 1):
+        before = jax.tree.leaves(slots.writing)
+        slots.fit(coming)
+        assert all(array.is_deleted() for array in before)
 
 
 def test_there_are_rows_for_prompts_that_wait(full, decoder, written):
@@ -121,9 +127,16 @@ def test_limits_go_with_the_answers_and_free_rows_draw_nothing(full, decoder):
     engine = make_engine(full, decoder)
     first = engine.submit(prompt_of(4), WARM, 4)
     last = engine.submit(prompt_of(5), WARM, 50)
+    slots = engine._slots
+    while first.stage != "writing" or last.stage != "writing":
+        engine.step()
+    two = {name: [value] * 2 for name, value in WARM.limits().items()}
+    free = {name: [value] * 2 for name, value in GREEDY.limits().items()}
+    assert {name: values.tolist() for name, values in slots.limits.items()} == {
+        name: two[name] + free[name] for name in two
+    }
     while not first.is_over:
         engine.step()
-    slots = engine._slots
     assert slots.requests == [last]
     assert {name: values.tolist() for name, values in slots.limits.items()} == {
         name: [value] for name, value in WARM.limits().items()
