@@ -34,6 +34,7 @@ def test_a_prompt_is_read_by_the_flash_kernel_until_it_is_longer_than_a_chunk(fu
 
 @pytest.mark.slow
 def test_compilations_are_bounded_by_the_buckets(full, decoder):
+    jax.clear_caches()  # of engines of as many rows
     room = dataclasses.replace(ROOM, slots=2, length=90, queue=200, chunk=20)
     engine = make_engine(full, decoder, room=room)
     before = compilations.copy()
