@@ -116,6 +116,7 @@ def _interrupted(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    sys.argv = _spelled_out(argv)  # in which ml_collections looks for its overrides
     try:
         # Defining the config loads its file and applies the overrides, so it can fail, too.
         config_flags.DEFINE_config_file("config", "configs/default.py", "Settings of the run.")
@@ -128,7 +129,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
             "themselves tell it from a finished one.",
         )
         _define_job(flags.FLAGS)
-        sys.argv = _spelled_out(argv)  # in which ml_collections looks for its overrides
         return flags.FLAGS(sys.argv)
     except flags.Error as error:
         _refuse(_without_traceback(str(error)))

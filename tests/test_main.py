@@ -59,7 +59,8 @@ def test_one_line_and_exit_status_2(tmp_path, arguments, message):
 
 @pytest.mark.slow
 def test_plan_has_short_flags(tmp_path):
-    at = ["--config=configs/llama3_2_3b.py:aligned", f"--workdir={tmp_path}"]
+    at = ["--config.plan.model=configs/shapes/llama_7m.json", f"--workdir={tmp_path}"]
+    at += ["--config.prune.multiple_of=32", "--config.train.batch_size=64"]
     asked = ["--chip=v5p", "--topology", "2x2x4", "--chips=4", "--batch=2", "--prompt=96"]
     asked += ["--answer", "48", "--weights=int4", "--cache=int8", "--refresh=16"]
     done = run("plan", *at, *asked)
@@ -67,9 +68,7 @@ def test_plan_has_short_flags(tmp_path):
     assert "16 chips v5p, 2x2x4" in done.stdout
     assert "On 4 v5p, batch 2, 96 in / 48 out, decoder in int4 and cache in int8" in done.stdout
     assert "refreshed every 16: two-stage answers in" in done.stdout
-    done = run(
-        "plan", *at, "--chip=h100", "--topology=8", "--config.train.batch_size=64", "--compile"
-    )
+    done = run("plan", *at, "--chip=h100", "--topology=8", "--compile")
     assert "plan.compile: found chip 'h100', expected a TPU" in done.stderr
     done = run("prune", *at, "--chip=v5p")
     assert "Unknown command line flag 'chip'" in done.stderr
