@@ -90,7 +90,7 @@ def test_a_figure_stands_for_every_measure(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("moved", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_nothing_is_done_twice(workdir, monkeypatch, tmp_path, moved):
     asked = []
     if moved:

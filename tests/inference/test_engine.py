@@ -121,7 +121,7 @@ def test_prompts_that_exceed_a_chunk_together_are_read_one_by_one(full, decoder,
     assert read_at_once == [(1, 24)] * 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_model_and_integers_in_the_cache(full):
     asked = list(requests_of(4))
     for cache in ("", "int8"):

@@ -175,7 +175,7 @@ def chance_of_second_and_third(full, prompt, sampling):
     return np.einsum("a,ab,abc->bc", first, second, third)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_that_has_ended_writes_within_its_slots(full, near, prompts, monkeypatch):
     """However far it got before the others, which take blocks to their own ends."""
     lengths = []
@@ -244,7 +244,7 @@ def test_a_decoder_with_part_of_the_cache_writes_behind_it(full, shallow, prompt
             logits = logits[:, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
 def test_the_full_model_reads_on_in_a_cache_of_its_own(full, near, shallow, prompts, first_token):
     expected, _ = answers_of(full, full, prompts, None)
@@ -260,7 +260,7 @@ def test_the_full_model_reads_on_in_a_cache_of_its_own(full, near, shallow, prom
         assert [answer.tokens for answer in answers] == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_model_of_a_wider_dtype_reads_on_unrounded(full, near, prompts):
     narrow = dataclasses.replace(near, config=dataclasses.replace(near.config, dtype="bfloat16"))
     (expected,) = Generator(full, full, "full", (), 0).generate(prompts[5:], GREEDY, 40, 1)

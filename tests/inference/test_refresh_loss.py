@@ -55,7 +55,7 @@ def shallow():
     return make_model(1, hidden_size=16, handoff=Handoff((1,), ((1,),)), **shape)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_a_cache_that_crosses_in_part(pair, rows, shallow):
     pair = pair[0], shallow
     np.testing.assert_allclose(found(pair, rows, 99), expected(*pair, rows), atol=1e-5)

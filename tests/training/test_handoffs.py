@@ -130,7 +130,10 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("decoder", "first_token"), [("narrow", "full"), ("shallow", "decoder")])
+@pytest.mark.parametrize(
+    ("decoder", "first_token"),
+    [("narrow", "full"), pytest.param("shallow", "decoder", marks=pytest.mark.long)],
+)
 def test_one_pass_is_all_handoffs_one_by_one(decoder, first_token):
     decoder = shallow() if decoder == "shallow" else models()["decoder"]
     found = sums(decoder, first_token, True, with_starts(ROWS.batch()))

@@ -56,10 +56,10 @@ def test_every_answer_sees_its_own_prompt_and_past_alone(roles, first_token):
 @pytest.mark.parametrize(
     ("roles", "trained", "first_token"),
     [
-        (("full", "decoder"), {"decoder"}, "full"),
+        pytest.param(("full", "decoder"), {"decoder"}, "full", marks=pytest.mark.long),
         (("full", "decoder"), {"decoder"}, "decoder"),
-        (("full", "decoder"), {"full", "decoder"}, "full"),
-        (("decoder", "decoder"), {"decoder"}, "full"),
+        pytest.param(("full", "decoder"), {"full", "decoder"}, "full", marks=pytest.mark.long),
+        pytest.param(("decoder", "decoder"), {"decoder"}, "full", marks=pytest.mark.long),
     ],
 )
 def test_losses_and_gradients_are_those_of_rows_alone(roles, trained, first_token):
