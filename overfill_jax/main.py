@@ -116,7 +116,8 @@ def _interrupted(kind: type[BaseException], error: BaseException, trace: Traceba
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    sys.argv = _spelled_out(argv)  # in which ml_collections looks for its overrides
+    # There ml_collections looks for its overrides, as soon as the config is defined.
+    sys.argv = _spelled_out(argv)
     try:
         # Defining the config loads its file and applies the overrides, so it can fail, too.
         config_flags.DEFINE_config_file("config", "configs/default.py", "Settings of the run.")

@@ -112,7 +112,9 @@ def refused(trained, tmp_path_factory):
     tfds_rows.build({"train": lambda: [(1, b"{}")]}, built)
     next(built.rglob("dataset_info.json")).unlink()
     jobs = {
+        "batch": ["train.batch_size=7"],
         "mesh": ["mesh.data=3"],
+        "few rows": ["train.batch_size=800"],
         "other run": ["train.learning_rate=0.5", "seed=3"],
         "half-written": [f"train.source={built}"],
         "other sources": ["train.source=own.jsonl"],
@@ -126,7 +128,9 @@ def refused(trained, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "messages"),
     [
+        ("batch", ["train.batch_size: found 7, expected a multiple of 2"]),
         ("mesh", ["mesh: found data 3", "does not fit 4 devices"]),
+        ("few rows", ["training data: found ", "expected at least one batch of 800"]),
         ("other run", ["seed was 0, is 3", "train.learning_rate was 0.01, is 0.5"]),
         ("half-written", ["built: "]),
         ("other sources", ["own.jsonl: found different contents", " in process 0, "]),

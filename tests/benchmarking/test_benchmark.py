@@ -156,7 +156,7 @@ def test_many_requests_against_one_by_one(config, tmp_path, refresh):
 @pytest.mark.long
 def test_answers_of_all_systems(config, tmp_path, monkeypatch):
     config.benchmark.update(
-        subject="inference", batches=(1,), prompts=(16,), answers=(4, 20), repeats=1
+        subject="inference", batches=(1, 2), prompts=(16,), answers=(4, 20), repeats=1
     )
     config.benchmark.transformers = False
     config.benchmark.precision = 8
@@ -170,7 +170,7 @@ def test_answers_of_all_systems(config, tmp_path, monkeypatch):
         "benchmark.precision": 8, "generate.cache": "int8", "generate.refresh": "every",
     }  # fmt: skip
     sizes = [(one["batch"], one["prompt"], one["answer"]) for one in found["answers"]]
-    assert sizes == [(1, 16, answer) for answer in (4, 20) for _ in range(3)]
+    assert sizes == [(b, 16, a) for b in (1, 2) for a in (4, 20) for _ in range(3)]
     for one in found["answers"]:
         assert 0 < one["first"] < one["total"]
         step = (one["total"] - one["first"]) / (one["answer"] - 1)
