@@ -121,6 +121,7 @@ def test_answers_evaluation_and_export(trained):
     assert (trained / "report/report.md").exists()
     exported, decoder = load_model(trained / "hf"), load_model(trained / "decoder")
     jax.tree.map(np.testing.assert_array_equal, exported.params, decoder.params)
+    assert json.loads((trained / "hf/config.json").read_text())["eos_token_id"] == 2
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ from overfill_jax.errors import InputError
 LONGEST = 4192
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+PAD_ID, END_ID = 0, 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'assistant' %}<|assistant|>{{ message.content }}<|end|>"
@@ -23,10 +24,11 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
-    """Trains a sentencepiece BPE on `texts`; writes `tokenizer.model` and `tokenizer_config.json`.
+    """Trains a sentencepiece BPE on `texts`; writes it, and what transformers reads beside it.
 
-    Digits are tokens of their own, and so are the chat template's headers and its end of turn. The
-    same texts give the same bytes.
+    These are `tokenizer.model`, `tokenizer_config.json` and, with the token that ends an answer,
+    `generation_config.json`. Digits are tokens of their own, and so are the chat template's headers
+    and its end of turn. The same texts give the same bytes.
 
     Raises:
       InputError: the texts do not give so many pieces, or have more letters.
@@ -44,9 +46,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
             split_digits=True,
             remove_extra_whitespaces=False,
             normalization_rule_name="identity",
-            pad_id=0,
+            pad_id=PAD_ID,
             unk_id=1,
-            eos_id=2,
+            eos_id=END_ID,
             eos_piece=END,
             bos_id=-1,
             control_symbols=[USER, ASSISTANT],
@@ -71,3 +73,5 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
         "chat_template": CHAT_TEMPLATE,
     }
     files.write_json(folder / "tokenizer_config.json", config)
+    ids = {"eos_token_id": END_ID, "pad_token_id": PAD_ID}
+    files.write_json(folder / "generation_config.json", ids)

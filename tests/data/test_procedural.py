@@ -1,6 +1,7 @@
 """The quickstart's tasks: answers that follow from their prompts, splits that share no prompt."""
 
 import itertools
+import json
 import re
 
 import pytest
@@ -141,6 +142,9 @@ def test_tokenizer_is_reproducible_and_reads_every_family(tmp_path, splits):
     template = chat.load_template(tmp_path / "a")
     spelled = {tokenizer.encode(text)[0] for text in ("<|user|>", "<|assistant|>", "<|end|>")}
     assert len(spelled) == 3
+    # Transformers ends an answer where this file says.
+    generation = json.loads((tmp_path / "a" / "generation_config.json").read_text())
+    assert (generation["eos_token_id"],) == tokenizer.stop_ids
     assert len(tokenizer.encode("47")) == 1 + 2  # the space, and a token for each digit
     for row in splits["test"]:
         messages = [
