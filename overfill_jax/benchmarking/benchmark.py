@@ -177,9 +177,14 @@ def answer_cells(found: list[Answered]) -> list[list[str]]:
 
 def refresh(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
     """The pairs of `workdir` under each refresh policy; a plot beside the table."""
+    c, longest = config.evaluate, max(config.benchmark.intervals)
+    if longest > c.max_new_tokens:
+        raise InputError(
+            f"benchmark.intervals: found {longest}, but an answer has at most "
+            f"{c.max_new_tokens} tokens (evaluate.max_new_tokens)"
+        )
     found = time_refresh(config, workdir)
     plot_refresh(found, workdir / "benchmark" / "refresh.png")
-    c = config.evaluate
     title = f"Refresh on {c.source}, greedy, {c.dtype}, batches of {c.batch_size}"
     header = [
         "decoder",

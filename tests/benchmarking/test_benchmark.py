@@ -283,6 +283,7 @@ def test_the_pair_in_integers(prepared, tmp_path):
     [
         ({"groups": ()}, r"benchmark.groups: found \(\), expected numbers of at least 0"),
         ({"intervals": ()}, r"benchmark.intervals: found \(\), expected numbers"),
+        ({"subject": "refresh", "intervals": (4, 999)}, "benchmark.intervals: found 999, but an"),
         ({"decoders": ()}, "benchmark.decoders: found none, expected folders"),
         ({"subject": "inference", "answers": (1,)}, r"benchmark.answers: found \(1,\)"),
         ({"subject": "inference", "repeats": 0}, "benchmark.repeats: found 0"),
