@@ -6,6 +6,10 @@
 # 2 MiB (Linux, glibc 2.35 or later) most page faults are saved: a tenth of a train step's time.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
+# pip would compile all modules of all packages, which takes as long as the rest of its work; Python
+# compiles those that are imported, if it may keep them.
+unset PYTHONDONTWRITEBYTECODE
+
 python="${PYTHON:-}"
 if [[ -z "$python" ]]; then
   for candidate in python3.12 python3.11 python3 python; do
@@ -26,7 +30,7 @@ if [[ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]]; then
   echo "setting up .venv with $("$python" --version); this takes a few minutes the first time"
   "$python" -m venv --clear .venv
   # A line for each package: otherwise minutes pass in silence.
-  .venv/bin/python -m pip install --disable-pip-version-check --editable '.[test]' \
+  .venv/bin/python -m pip install --no-compile --disable-pip-version-check --editable '.[test]' \
     | grep --line-buffered -oE '^(Collecting|Installing) [^ ]+'
   echo "$wanted" > .venv/installed
 fi

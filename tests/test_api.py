@@ -11,6 +11,7 @@ import pytest
 import overfill_jax
 from overfill_jax.data import procedural
 from overfill_jax.data.tokenizer_training import train_tokenizer
+from overfill_jax.model.quantised import Scheme, quantise_model
 from overfill_jax.model.transformer import hidden_states, unembed
 from overfill_jax.pruning import samples
 from overfill_jax.weights.folders import save_model
@@ -132,6 +133,29 @@ def test_fewer_heads_and_layers_take_the_same_ways(full, importance, tmp_path):
     model = dataclasses.replace(decoder.model, config=config)
     with pytest.raises(overfill_jax.InputError, match=r"names layer 7, expected 0\.\.2"):
         overfill_jax.TwoStage(full, dataclasses.replace(decoder, model=model))
+
+
+def test_weights_in_integers_answer_and_do_nothing_else(full, importance, decoder, tmp_path):
+    quantised = dataclasses.replace(decoder, model=quantise_model(decoder.model, Scheme(8, 0)))
+    overfill_jax.save(quantised, tmp_path / "int8")
+    loaded = overfill_jax.load(tmp_path / "int8", mesh=jax.make_mesh((1, 1), ("data", "tensor")))
+    assert loaded.fingerprint == decoder.fingerprint
+    for one, other in zip(*map(jax.tree.leaves, (loaded.params, quantised.params)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    pair, same = (overfill_jax.TwoStage(full, model) for model in (loaded, quantised))
+    assert pair.generate(["Hello!"], 8) == same.generate(["Hello!"], 8)
+
+    prompt = np.array([[5, 6, 7]]), np.array([3])
+    _, cache = pair.prefill(*prompt)
+    for name, use in {
+        "calibrate": lambda: overfill_jax.calibrate(loaded, ["Ann has 3."]),
+        "prune": lambda: overfill_jax.prune(loaded, None, selection="first"),
+        "export": lambda: overfill_jax.export(loaded, tmp_path / "hf"),
+        "prefill": lambda: overfill_jax.TwoStage(loaded, loaded).prefill(*prompt),
+        "extend": lambda: pair.extend(np.array([[8]]), cache),
+    }.items():
+        with pytest.raises(overfill_jax.InputError, match=f"{name}: .*int8 holds quantised"):
+            use()
 
 
 def test_norms_are_corrected_by_what_importance_says_of_them(full, decoder, importance):

@@ -49,4 +49,5 @@ def test_the_chip_here_is_known_by_what_jax_calls_it(monkeypatch):
     assert kinds("TPU v5 lite") == CHIPS["v5e"]
     assert kinds("TPU v5") == CHIPS["v5p"]
     assert kinds("NVIDIA H200") == CHIPS["h200"]
+    assert kinds("NVIDIA A100-SXM4-80GB").bandwidth > kinds("NVIDIA A100-SXM4-40GB").bandwidth
     assert kinds("cpu") is None

@@ -7,16 +7,19 @@ from jax.sharding import Mesh
 
 from overfill_jax.data.chat import ChatTemplate, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
+from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.mesh import as_ours
+from overfill_jax.model.quantised import scheme_of
 from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model
 from overfill_jax.weights.folders import (
     fingerprint,
+    load_any_model,
     load_config,
     load_fingerprint,
-    load_model,
     load_origin,
+    load_scheme,
     save_model,
 )
 from overfill_jax.weights.hugging_face_export import export_model
@@ -60,6 +63,8 @@ class LanguageModel:
 def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None) -> LanguageModel:
     """Loads a Hugging Face folder or one of ours (a workdir's `full`, `pruned`, `decoder`).
 
+    One with weights in integers (of the stage `quantise`) answers, and is for nothing else.
+
     >>> overfill_jax.load("launch/quickstart_model", dtype="bfloat16").config.dtype
     'bfloat16'
     >>> import jax
@@ -80,13 +85,27 @@ def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None)
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
     shardings = None
-    if mesh is not None:
+    # In integers few bytes are left: they come to the first device whole, and the pair moves them.
+    if mesh is not None and load_scheme(folder) is None:
         shardings = weight_shardings(load_config(folder), as_ours(mesh))
-    model = load_model(folder, dtype, shardings)
+    model = load_any_model(folder, dtype, shardings)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
     identity = load_fingerprint(folder) or fingerprint(model)
     template, origin = load_template(folder), load_origin(folder)
     return LanguageModel(model, folder, tokenizer, template, identity, origin)
+
+
+def check_not_quantised(name: str, model: LanguageModel) -> None:
+    """Refuses weights in integers, where a product alone does not do.
+
+    Raises:
+      InputError: `name` wanted others.
+    """
+    if scheme_of(model.params) is not None:
+        raise InputError(
+            f"{name}: {model.folder} holds quantised weights, which are for generation; expected "
+            "those that they were made from"
+        )
 
 
 def save(model: LanguageModel, folder: str | Path) -> None:
@@ -96,7 +115,8 @@ def save(model: LanguageModel, folder: str | Path) -> None:
     >>> overfill_jax.load("runs/mine/pruned").fingerprint == decoder.fingerprint
     True
     """
-    save_model(Path(folder), model.model, model.folder, model.origin)
+    known_as = model.fingerprint if scheme_of(model.params) else None
+    save_model(Path(folder), model.model, model.folder, model.origin, known_as)
 
 
 def export(
@@ -113,6 +133,7 @@ def export(
 
     Raises:
       InputError: a width that transformers refuses to load, with the next legal ones; unless
-        `allow_illegal_widths`.
+        `allow_illegal_widths`. Weights in integers.
     """
+    check_not_quantised("export", model)
     export_model(model.model, Path(folder), model.folder, shard_bytes, allow_illegal_widths)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from overfill_jax import two_stage
-from overfill_jax.api.language_model import LanguageModel
+from overfill_jax.api.language_model import LanguageModel, check_not_quantised
 from overfill_jax.data.chat import encode_prompt
 from overfill_jax.errors import InputError
 from overfill_jax.inference.arguments import (
@@ -105,6 +105,7 @@ class TwoStage:
         Raises:
           InputError: another shape, a length out of range, or a token that the model lacks.
         """
+        check_not_quantised("prefill", self.full)
         tokens, lengths = padded_prompts(tokens, lengths, self.full.config)
         with self._on_mesh(tokens):
             logits, cache = _prefill(self.full.model, tokens, lengths, ANSWER_SLOTS)
@@ -133,6 +134,7 @@ class TwoStage:
         Raises:
           InputError: another shape, a token that the model lacks, or more than it can read.
         """
+        check_not_quantised("extend", self.decoder)
         tokens = further_tokens(tokens, cache, self.decoder.config)
         if not isinstance(cache.cursor, jax.core.Tracer):
             lacking = int(cache.cursor) + tokens.shape[1] - cache.capacity

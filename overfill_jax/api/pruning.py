@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from overfill_jax.api.language_model import LanguageModel
+from overfill_jax.api.language_model import LanguageModel, check_not_quantised
 from overfill_jax.errors import InputError
 from overfill_jax.pruning.choose import choose
 from overfill_jax.pruning.cut import cut
@@ -51,6 +51,7 @@ def calibrate(
       InputError: unknown statistic, norm or dtype, nothing to measure, tokens that the model lacks.
     """
     check_dtype("calibrate: dtype", dtype)
+    check_not_quantised("calibrate", full)
     for name, value in (("length", length), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"calibrate: {name} is {value}, expected at least 1")
@@ -111,6 +112,7 @@ def prune(
       InputError: a size or layer that does not exist, or importance of another model, or none that
         the norms could be corrected by.
     """
+    check_not_quantised("prune", full)
     if importance is not None and importance.provenance.get("model") != full.fingerprint:
         raise InputError("prune: the importance was measured on another model")
     sizes = kept_sizes(

@@ -87,8 +87,11 @@ def time_answers(
     """
     c = config.benchmark
     for name in ("batches", "prompts", "answers"):
-        if not c[name] or min(c[name]) < (2 if name == "answers" else 1):
-            raise InputError(f"benchmark.{name}: found {tuple(c[name])}, expected positive numbers")
+        least = 2 if name == "answers" else 1  # a first token, and one that can be timed behind it
+        if not c[name] or min(c[name]) < least:
+            raise InputError(
+                f"benchmark.{name}: found {tuple(c[name])}, expected numbers of at least {least}"
+            )
     if c.repeats < 1:
         raise InputError(f"benchmark.repeats: found {c.repeats}, expected at least 1")
     check_interval(config, min(c.answers))
@@ -190,7 +193,7 @@ def time_size(
             answer=answer,
             first=statistics.median(one[0] for one in later),
             total=total,
-            compile_seconds=first[1] - total,
+            compile_seconds=max(first[1] - total, 0.0),
             bytes=None,
             floor=None,
         )
@@ -235,7 +238,9 @@ def answer_all(
     drafts = {row: generator.draft(answer) for row in range(len(prompts))}
     start = time.perf_counter()
     growing = generator.grow(drafts, prompts, len(prompts), GREEDY, answer, CHUNK)
-    next(growing)
+    for _ in growing:
+        if all(draft.written for draft in drafts.values()):
+            break
     first = time.perf_counter() - start
     for _ in growing:
         pass

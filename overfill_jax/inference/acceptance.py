@@ -31,7 +31,8 @@ def accepted(
       full_logits: the full model's at the same places, and behind the last.
       keys: of each place; not those that the tokens were drawn with.
       limits: temperature, top-k and top-p, which hold for both models. A greedy row's token stands
-        where its probability, at temperature 1, is at least `strictness` times the likeliest's.
+        where its probability, at temperature 1, is at least `strictness` times the likeliest's; at
+        strictness 1 where it is the likeliest.
       strictness: s.
     """
     rows, places = drafted.shape
@@ -43,10 +44,13 @@ def accepted(
     ratio = _at(p, drafted) - _at(q, drafted)  # of logarithms
     coins = jax.vmap(jax.vmap(jax.random.uniform))(keys[:, :-1])
     best = jnp.max(full_logits[:, :-1], axis=-1)
+    near = _at(full_logits[:, :-1], drafted) >= best + jnp.log(strictness)
+    # Of equal logits the full model takes the first.
+    same = drafted == jnp.argmax(full_logits[:, :-1], axis=-1)
     stands = jnp.where(
         temperature[:, None] > 0,
         coins * strictness < jnp.exp(ratio),
-        _at(full_logits[:, :-1], drafted) >= best + jnp.log(strictness),
+        jnp.where(strictness < 1, near, same),
     )
     stands &= jnp.arange(places) < counts[:, None]
     kept = jnp.sum(jnp.cumprod(stands, axis=1), axis=1)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from overfill_jax.data.tokenizers import TextStream, Tokenizer
@@ -48,6 +48,8 @@ class Draft:
         Raises:
           InputError: a stop string is empty or no string, or there is no tokenizer to find it with.
         """
+        if not isinstance(stop, Iterable):
+            raise InputError(f"stop: found {stop!r}, expected strings")
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if strangers := [one for one in stop if not isinstance(one, str)]:
             raise InputError(f"stop: found {strangers[0]!r}, expected strings")

@@ -4,7 +4,8 @@ An index that is out of range is no error to XLA, and its answer looks like any 
 are traced, under a caller's own jit, are taken on trust; their shapes are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,19 @@ def tokens_of(prompt: object, expected: str = "a row of tokens") -> list[int]:
     if tokens.size and (tokens.ndim != 1 or tokens.dtype.kind not in "iu"):
         raise InputError(f"found {_kind(prompt)}, expected {expected}")
     return tokens.tolist()
+
+
+def positive_numbers(name: str, values: object) -> list[int]:
+    """Several whole numbers of at least 1, of whatever holds them.
+
+    Raises:
+      InputError: `name` is given anything else, or none.
+    """
+    numbers = list(values) if isinstance(values, Iterable) else []
+    if not numbers or not all(isinstance(n, Integral) and n >= 1 for n in numbers):
+        found = numbers if isinstance(values, Iterable) else values
+        raise InputError(f"{name} is {found!r}, expected positive numbers")
+    return [int(number) for number in numbers]
 
 
 def _whole_numbers(name: str, value: object, axes: str) -> ARRAYS:

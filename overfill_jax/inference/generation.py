@@ -15,6 +15,7 @@ from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.inference.answers import Answer, Draft
+from overfill_jax.inference.arguments import positive_numbers
 from overfill_jax.inference.buckets import bucket, multiple
 from overfill_jax.inference.compiled import (
     CHUNK,
@@ -221,11 +222,10 @@ class Generator:
           show_progress: on the console.
 
         Raises:
-          InputError: a number below 1, or lengths beyond the models'.
+          InputError: no numbers, one below 1, or lengths beyond the models'.
         """
-        for name, numbers in (("prompt_lengths", prompt_lengths), ("batch_sizes", batch_sizes)):
-            if not numbers or min(numbers) < 1:
-                raise InputError(f"warm_up: {name} is {numbers}, expected positive numbers")
+        prompt_lengths = positive_numbers("warm_up: prompt_lengths", prompt_lengths)
+        batch_sizes = positive_numbers("warm_up: batch_sizes", batch_sizes)
         self.check_prompt([0] * max(prompt_lengths), max_new_tokens, "warm_up")
         at_once, most = self._reach(CHUNK, max_new_tokens)
         batches = {

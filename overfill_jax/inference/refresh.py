@@ -11,6 +11,7 @@ full model has to agree with.
 import dataclasses
 import functools
 import math
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -54,8 +55,10 @@ class Refresh:
     strictness: float = 0.0
 
     def __post_init__(self):
-        if self.interval < 1:
-            raise InputError(f"refresh: interval is {self.interval}, expected at least 1")
+        if not (isinstance(self.interval, Integral) and self.interval >= 1):
+            raise InputError(
+                f"refresh: interval is {self.interval!r}, expected a whole number of at least 1"
+            )
         if not self.entropy > 0:
             raise InputError(f"refresh: entropy is {self.entropy}, expected a number above 0")
         if not 0 <= self.strictness <= 1:

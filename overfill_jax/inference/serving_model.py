@@ -180,12 +180,11 @@ def prefill(
     model: ServingModel, tokens: Int[Array, "B P"], lengths: Int[Array, "B"], slots: int
 ) -> tuple[Float[Array, "B P D"], ServingCache]:
     """Reads right-padded prompts: their last hidden states, and a cache of `slots` slots a row."""
-    segments = (jnp.arange(tokens.shape[1]) < lengths[:, None]).astype(jnp.int32)
     room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0))
 
     def mix(query, key, value, _):
         flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
-        mixed = attention(flat, key, value, segments, segments, 0, model.config.attention)
+        mixed = attention(flat, key, value, None, None, 0, model.config.attention)
         key, value = (jnp.pad(array.swapaxes(1, 2), room) for array in (key, value))
         return mixed.reshape(query.shape), (Entries(key, None), Entries(value, None))
 

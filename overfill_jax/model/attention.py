@@ -21,8 +21,8 @@ def attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
-    query_segments: Int[Array, "B T"],
-    key_segments: Int[Array, "B S"],
+    query_segments: Int[Array, "B T"] | None,
+    key_segments: Int[Array, "B S"] | None,
     offset: Int[Array, ""] | int,
     implementation: str,
     until: Int[Array, "B S"] | None = None,
@@ -37,7 +37,8 @@ def attention(
     Args:
       query: of the new tokens.
       key, value: of all slots, those of the new tokens included.
-      query_segments, key_segments: the sequence that each belongs to.
+      query_segments, key_segments: the sequence that each belongs to; None where a row is one
+        sequence from slot 0 on, padded on the right alone: causality keeps it from the padding.
       offset: slot of the first new token. A kernel is built for one offset: where it is not an
         `int` but traced, as in the decode loop, the reference computes.
       implementation: as `ModelConfig.attention`.
@@ -48,23 +49,24 @@ def attention(
       InputError: a kernel is asked for by name that cannot run here.
     """
     name = choose(implementation, query, key, offset, until)
-    arrays = key, value, query_segments, key_segments
+    by_row = query_segments, key_segments, until
     if name == "xla":
-        return attention_xla.attend(query, *arrays, offset, until)
-    spans = () if until is None else (until,)
+        return attention_xla.attend(query, key, value, *by_row[:2], offset, until)
+    given = [array for array in by_row if array is not None]
 
-    def attend(grouped, key, value, query_segments, key_segments, *spans):
+    def attend(grouped, key, value, *given):
         flat = grouped.reshape(*grouped.shape[:2], -1, grouped.shape[-1])
-        arrays = flat, key, value, query_segments, key_segments
-        return KERNELS[name].attend(*arrays, offset, *spans).reshape(grouped.shape)
+        segments, spans = given[:2] or (None, None), given[2:]
+        mixed = KERNELS[name].attend(flat, key, value, *segments, offset, *spans)
+        return mixed.reshape(grouped.shape)
 
     # Grouped, so that query heads lie where the kv heads that they read lie.
     grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[3])
     keys, rows = ("batch", None, "kv_heads", None), ("batch", None)
     mixed = on_parts(
         attend,
-        (grouped, *arrays, *spans),
-        ((*keys, None), keys, keys, rows, rows, *(rows for _ in spans)),
+        (grouped, key, value, *given),
+        ((*keys, None), keys, keys, *(rows for _ in given)),
     )
     return mixed.reshape(query.shape)
 

@@ -11,15 +11,17 @@ def attend(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
-    query_segments: Int[Array, "B T"],
-    key_segments: Int[Array, "B S"],
+    query_segments: Int[Array, "B T"] | None,
+    key_segments: Int[Array, "B S"] | None,
     offset: int,
     until: Int[Array, "B S"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """`attention`; the kernel gets what is visible as a bias."""
-    # `is_causal` would align the corners top left, where only offset 0 is right.
-    mask = visible(query_segments, key_segments, offset, until)[:, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    """`attention`; the kernel gets what is visible as a bias, if causality is not all of it."""
+    if query_segments is None:
+        seen = {"is_causal": True}
+    else:  # `is_causal` aligns the corners top left, where only offset 0 is right
+        seen = {"mask": visible(query_segments, key_segments, offset, until)[:, None]}
+    return jax.nn.dot_product_attention(query, key, value, **seen, implementation="cudnn")
 
 
 def obstacle(

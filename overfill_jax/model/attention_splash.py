@@ -23,8 +23,8 @@ def attend(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
-    query_segments: Int[Array, "B T"],
-    key_segments: Int[Array, "B S"],
+    query_segments: Int[Array, "B T"] | None,
+    key_segments: Int[Array, "B S"] | None,
     offset: int,
 ) -> Float[Array, "B T N H"]:
     """`attention`; slots that fill up the last block are seen by nobody that is kept."""
@@ -34,13 +34,14 @@ def attend(
     kernel = _kernel(
         heads, length + query_padding, key.shape[1] + key_padding, offset, query_block, key_block
     )
-    segments = SegmentIds(
-        q=jnp.pad(query_segments, ((0, 0), (0, query_padding))),
-        kv=jnp.pad(key_segments, ((0, 0), (0, key_padding))),
-    )
+    segments = ()
+    if query_segments is not None:
+        queries = jnp.pad(query_segments, ((0, 0), (0, query_padding)))
+        keys = jnp.pad(key_segments, ((0, 0), (0, key_padding)))
+        segments = (SegmentIds(q=queries, kv=keys),)
     query = _head_major(query * head_dim**-0.5, query_padding)
     mixed = jax.vmap(kernel)(
-        query, _head_major(key, key_padding), _head_major(value, key_padding), segments
+        query, _head_major(key, key_padding), _head_major(value, key_padding), *segments
     )
     return jnp.swapaxes(mixed, 1, 2)[:, :length]
 

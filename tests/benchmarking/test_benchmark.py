@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -285,7 +287,10 @@ def test_the_pair_in_integers(prepared, tmp_path):
         ({"intervals": ()}, r"benchmark.intervals: found \(\), expected numbers"),
         ({"subject": "refresh", "intervals": (4, 999)}, "benchmark.intervals: found 999, but an"),
         ({"decoders": ()}, "benchmark.decoders: found none, expected folders"),
-        ({"subject": "inference", "answers": (1,)}, r"benchmark.answers: found \(1,\)"),
+        (
+            {"subject": "inference", "answers": (1,)},
+            r"\(1,\), expected numbers of at least 2",
+        ),
         ({"subject": "inference", "repeats": 0}, "benchmark.repeats: found 0"),
         ({"subject": "inference", "prompts": (120,)}, "more than the 128 positions"),
         ({"subject": "inference", "precision": 5}, "quantise.bits: found 5"),
@@ -300,6 +305,25 @@ def test_sizes_that_cannot_be_timed_are_named(config, tmp_path, changes, message
     config.benchmark.update(changes)
     with pytest.raises(InputError, match=message):
         run(config, tmp_path)
+
+
+def test_the_first_token_is_timed_whoever_gives_it(unchecked):
+    """Where the decoder does, the prompts have been read and nothing is written at first."""
+
+    class Slow:
+        def draft(self, most):
+            return SimpleNamespace(written=0)
+
+        def grow(self, drafts, *_):
+            yield
+            time.sleep(0.05)
+            for draft in drafts.values():
+                draft.written += 1
+            yield
+            time.sleep(0.05)
+
+    first, total = inference.answer_all(Slow(), [[1], [2]], 2)
+    assert 0.05 <= first <= total - 0.05
 
 
 @pytest.mark.parametrize(("subject", "shortest"), [("inference", 10), ("engine", 5)])

@@ -279,6 +279,7 @@ def test_a_cancelled_answer_frees_its_slot_and_a_queued_one_its_place(full, deco
         ([1], 8.0, (), "request 1: max_new_tokens is 8.0, expected a whole number"),
         ([1], 4, "", "request 1: stop: found an empty string"),
         ([1], 4, ("x", 5), "request 1: stop: found 5, expected strings"),
+        ([1], 4, None, "request 1: stop: found None, expected strings"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

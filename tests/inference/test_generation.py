@@ -268,10 +268,13 @@ def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, mo
     assert compiled == []
 
 
-def test_what_cannot_be_warmed_up_is_named(two_stages):
+def test_what_cannot_be_warmed_up_is_named(unchecked, two_stages):
     for lengths, sizes, message in (
-        ((), (1,), r"prompt_lengths is \(\), expected positive numbers"),
-        ((4,), (0, 1), r"batch_sizes is \(0, 1\), expected positive"),
+        ((), (1,), r"warm_up: prompt_lengths is \[\], expected positive numbers"),
+        (16, (1,), "warm_up: prompt_lengths is 16, expected positive numbers"),
+        (np.array([4, 0]), (1,), r"prompt_lengths is \[.*4.*0.*\], expected positive"),
+        ((4,), (n for n in (0, 1)), r"batch_sizes is \[0, 1\], expected positive"),
+        ((4,), (1.5,), r"batch_sizes is \[1.5\], expected positive"),
         ((4, 100), (1,), "warm_up: 100 tokens and 37 new ones make 137, the model's limit is 128"),
     ):
         with pytest.raises(InputError, match=message):

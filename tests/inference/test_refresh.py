@@ -11,6 +11,7 @@ import pytest
 from overfill_jax import two_stage
 from overfill_jax.errors import InputError
 from overfill_jax.inference import generation
+from overfill_jax.inference.acceptance import accepted
 from overfill_jax.inference.compiled import compilations
 from overfill_jax.inference.generation import Generator
 from overfill_jax.inference.refresh import Refresh, write_block
@@ -92,6 +93,18 @@ def test_a_refreshed_answer_by_hand(full, near, prompts, first_token):
             text = text + best(logits_of(writer, hidden))
         text = text + best(full_reads(text)[0])
     assert found == [text[len(prompt) :][:NEW]]
+
+
+def test_of_equal_logits_only_the_full_models_own_choice_is_lossless():
+    """As rows of the vocabulary that nothing was trained on have them."""
+    logits = jnp.array([[[0.0, 2.0, 1.0, 2.0]] * 3])
+    limits = {name: jnp.asarray([value]) for name, value in GREEDY.limits().items()}
+    for strictness, expected in ((1.0, 1), (0.99, 2)):
+        kept, token = accepted(
+            jnp.array([[1, 3]]), jnp.array([2]), logits[:, :2], logits,
+            jax.random.split(jax.random.key(0), (1, 3)), limits, jnp.float32(strictness),
+        )  # fmt: skip
+        assert (int(kept[0]), int(token[0])) == (expected, 1)
 
 
 def test_strictness_is_a_dial(full, near, prompts):
@@ -199,13 +212,14 @@ def test_a_row_that_has_ended_writes_within_its_slots(full, near, prompts, monke
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((0, 1.0, 0.0), "interval is 0, expected at least 1"),
+        ((0, 1.0, 0.0), "interval is 0, expected a whole number of at least 1"),
+        ((2.5, 1.0, 0.0), "interval is 2.5, expected a whole number"),
         ((4, 0.0, 0.0), "entropy is 0.0, expected a number above 0"),
         ((4, math.nan, 0.0), "entropy is nan"),
         ((4, 1.0, 1.5), "strictness is 1.5, expected 0 to 1"),
     ],
 )
-def test_settings_that_cannot_work_are_named(settings, message):
+def test_settings_that_cannot_work_are_named(unchecked, settings, message):
     with pytest.raises(InputError, match=message):
         Refresh(*settings)
 

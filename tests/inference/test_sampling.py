@@ -1,5 +1,7 @@
 """The sampler against a reference in numpy, and what a seed promises."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,11 +120,16 @@ def test_keys_differ_by_seed_row_and_step():
         ("top_p", float("nan")),
         ("seed", -1),
         ("seed", 2**32),
+        ("temperature", 1e39),  # infinite in float32
+        ("temperature", "1"),
+        ("top_k", 2.5),
+        ("top_p", None),
+        ("seed", 1.5),
     ],
 )
-def test_fields_out_of_range_are_named(field, value):
+def test_fields_out_of_range_are_named(unchecked, field, value):
     fields = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0, field: value}
-    with pytest.raises(InputError, match=f"^{field} is {value}, expected"):
+    with pytest.raises(InputError, match=f"^{field} is {re.escape(repr(value))}, expected"):
         Sampling(**fields)
 
 

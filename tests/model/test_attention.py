@@ -120,6 +120,27 @@ def test_padding_is_finite_and_adds_nothing(tpu, implementation):
         assert not np.any(found[of == 0])
 
 
+@pytest.mark.parametrize("implementation", ["xla", "splash", "cudnn"])
+def test_a_prompt_needs_no_segments(tpu, monkeypatch, implementation):
+    """Padded on the right alone; the kernels then have nothing but causality to look at."""
+    on_gpu, asked = jax.nn.dot_product_attention, []
+
+    def on_cpu(*arrays, implementation, **others):
+        asked.append(others)
+        return on_gpu(*arrays, implementation="xla", **others)
+
+    monkeypatch.setattr(attention_cudnn.jax.nn, "dot_product_attention", on_cpu)
+    monkeypatch.setattr(attention_cudnn, "obstacle", lambda *_: None)
+    query, key, value, *_ = make_arrays((70, 0, 4, 2, 16))
+    real = np.arange(70) < np.array([70, 41, 1])[:, None]
+    owners = jnp.asarray(real, jnp.int32)
+    mixed = attention(query, key, value, None, None, 0, implementation)
+    expected = attention(query, key, value, owners, owners, 0, "xla")
+    assert np.all(np.isfinite(mixed))
+    np.testing.assert_allclose(mixed[real], expected[real], atol=5e-6)
+    assert asked == [{"is_causal": True}] * (implementation == "cudnn")
+
+
 @pytest.mark.parametrize(
     ("slots", "expected"),
     [
