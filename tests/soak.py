@@ -115,7 +115,7 @@ def spoil(asked: Asked, rng: random.Random) -> Asked:
 
 
 def soak(requests: int, checked: int, seed: int, interval: int = 0) -> Outcome:
-    """So many requests, of whose answers about `checked` are compared.
+    """So many requests, of whose answers about `checked` are compared, and all of the first ones.
 
     Answers are refreshed every `interval` tokens, and earlier where the decoder is unsure.
     """
@@ -123,6 +123,7 @@ def soak(requests: int, checked: int, seed: int, interval: int = 0) -> Outcome:
     full, decoder = random_model(0), random_model(1, hidden_size=14, intermediate_size=20)
     refresh = Refresh(interval, entropy=2.5) if interval else None
     engine = Engine(full, decoder, "full", (5,), LETTERS, "", ROOM, refresh)
+    engine.warm_up()
     alone = Generator(full, decoder, "full", (5,), 0, LETTERS, refresh)
     outcome = Outcome(collections.Counter(), [], 0, [], [], [])
     compare_every = max(1, int((1 - SHARE_BAD - SHARE_CANCELLED) * requests / checked))
@@ -143,7 +144,8 @@ def soak(requests: int, checked: int, seed: int, interval: int = 0) -> Outcome:
             outcome.counts[request.stage] += 1
             if request.stage == "ended":
                 answered += 1
-                if answered % compare_every == 0:
+                # All of them until memory is looked at, so that nothing is compiled afterwards.
+                if not outcome.arrays or answered % compare_every == 0:
                     _compare(alone, asked, request, outcome)
         open_requests = [one for one in open_requests if not one[1].is_over]
         if warm and not outcome.arrays and not engine.busy:

@@ -155,7 +155,7 @@ def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
 def answer_cells(found: list[Answered]) -> list[list[str]]:
     """A row for every system and size, set against the full model at that size."""
     header = ["system", "batch", "in", "out", "first token", "ms/token", "tokens/s", "over full"]
-    header += ["MB/token", "of the memory", "handoff", "prefill MFU", "peak memory"]
+    header += ["MB/token", "of the memory", "handoff", "prefill MFU", "peak so far"]
     header += ["planned first", "planned ms/token", "compiled"]
     full = {(a.batch, a.prompt, a.answer): a.total for a in found if a.system == FULL}
     rows = []
