@@ -1,4 +1,4 @@
-"""Decoding compiled for TPU chips that are not there, at true shapes."""
+"""Reading and decoding compiled for TPU chips that are not there, at true shapes."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ from jax.experimental import topologies
 from configs import llama3_1_8b, llama3_2_3b
 from overfill_jax.inference import serving_model
 from overfill_jax.inference.compiled import Pairing, write_chunk
-from overfill_jax.inference.engine_steps import empty_slots
+from overfill_jax.inference.engine_steps import empty_slots, read_first
 from overfill_jax.inference.placement import shardings
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.inference.serving_model import ServingModel
@@ -55,11 +55,11 @@ def bytes_of(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def compile_decoding(config, params):
+def serving(config, params):
     blocks = serving_model.branch_blocks(config, mesh)
     lay_out_layer = functools.partial(serving_model._layer, dtype="bfloat16", blocks=blocks)
     layer = jax.eval_shape(lay_out_layer, params["layers"], 0)
-    writer = placed(
+    return placed(
         ServingModel(
             config=config,
             embed=params["embed"]["embedding"],
@@ -68,6 +68,10 @@ def compile_decoding(config, params):
             unembed=params["unembed"]["kernel"] if "unembed" in params else None,
         )
     )
+
+
+def compile_decoding(config, params):
+    writer = serving(config, params)
     how = Pairing(None, "bfloat16", "full", reads_on=False)
     writing = placed(jax.eval_shape(lambda: empty_slots(config, config, how, 1, 1536)))
     limits, stops = GREEDY.limits(), np.zeros(1, np.int32)
@@ -94,6 +98,23 @@ found = read_collectives(text)
 assert found.keys() <= {"all-reduce", "all-gather"}, found
 assert found["all-reduce"].bytes < 2 * 2 * config.hidden_size * (2 * config.num_layers + 1), found
 assert "all-gather" not in found or found["all-gather"].bytes < 4096, found
+"""
+
+READING = """
+# By the flash kernel on every device's own heads, so that nobody holds what all see of all.
+config, _ = shapes_of(llama3_2_3b)
+config = dataclasses.replace(config, num_layers=2)
+reader = serving(config, abstract(config, "bfloat16").params)
+rows, length = 2, 1024  # no width is as long
+with jax.set_mesh(mesh):
+    program = read_first.lower(
+        reader, np.zeros((rows, length), np.int32), np.ones(rows, np.int32), slots=length
+    ).compile()
+text = program.as_text()
+assert len(re.findall("custom_call_target=.tpu_custom_call.", text)) == config.num_layers
+assert f"{length},{length}]" not in text
+stream = re.escape(f"bf16[{rows},{length},{config.hidden_size}]")
+assert len(re.findall(f" = {stream}.* all-reduce", text)) == 2 * config.num_layers + 1
 """
 
 LAYING_OUT = """
@@ -137,8 +158,8 @@ for scheme in (Scheme(8, 0), Scheme(8, 128), Scheme(4, 0), Scheme(4, 128)):
 )
 @pytest.mark.parametrize(
     ("chips", "program"),
-    [(4, DECODING), (4, LAYING_OUT), (1, INTEGERS)],
-    ids=["decoding", "laying out", "integers"],
+    [(4, DECODING), (4, READING), (4, LAYING_OUT), (1, INTEGERS)],
+    ids=["decoding", "reading", "laying out", "integers"],
 )
 def test_compiled_for_chips(chips, program):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
