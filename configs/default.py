@@ -50,7 +50,7 @@ def _plan() -> ml_collections.ConfigDict:
     """What training and answers cost, from the config alone; needs neither weights nor chips."""
     plan = ml_collections.ConfigDict()
     plan.model = ""  # the full model's config.json, or its folder
-    plan.chip = "v5e"  # v5e, v5p, v6e, a100, h100, h200
+    plan.chip = "v5e"  # v5e, v5p, v6e, a100_40gb, a100, h100, h200
     plan.topology = "4x4"  # of a TPU slice; of GPUs the number, or hosts x GPUs
     plan.prompt_share = 0.5  # of a row's slots, where train.prompt_slots leaves it open
     plan.tokens = 0  # of the training data, prompts and answers; 0: only the cost of a step

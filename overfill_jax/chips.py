@@ -40,8 +40,8 @@ GIB = 2**30
 # Links in one direction, which is half of what vendors add up. TPUs: cloud.google.com/tpu/docs,
 # pages v5e, v5p and v6e; of their 16, 95 and 32 GB the compiler lets a program have what stands
 # here. GPUs: NVIDIA's data sheets of the SXM parts, dense FLOP/s; networks of DGX systems, a
-# 200 (A100) or 400 Gbit/s adapter for every GPU. CUDA and the runtime keep some of their 80 and
-# 141 GB.
+# 200 (A100) or 400 Gbit/s adapter for every GPU. CUDA and the runtime keep some of their 40,
+# 80 and 141 GB.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -95,7 +95,7 @@ CHIPS = {
         ),
         Chip(
             "a100_40gb",
-            ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+            ("NVIDIA A100-SXM4-40GB",),
             "gpu",
             (1, 2),
             312e12,

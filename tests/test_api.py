@@ -140,6 +140,9 @@ def test_weights_in_integers_answer_and_do_nothing_else(full, importance, decode
     overfill_jax.save(quantised, tmp_path / "int8")
     loaded = overfill_jax.load(tmp_path / "int8", mesh=jax.make_mesh((1, 1), ("data", "tensor")))
     assert loaded.fingerprint == decoder.fingerprint
+    assert all(leaf.sharding.mesh.axis_names for leaf in jax.tree.leaves(loaded.params))
+    with pytest.raises(overfill_jax.InputError, match="mesh"):
+        overfill_jax.load(tmp_path / "int8", mesh=jax.make_mesh((1,), ("rows",)))
     for one, other in zip(*map(jax.tree.leaves, (loaded.params, quantised.params)), strict=True):
         np.testing.assert_array_equal(one, other)
     pair, same = (overfill_jax.TwoStage(full, model) for model in (loaded, quantised))

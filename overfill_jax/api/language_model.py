@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from jax.sharding import Mesh
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from overfill_jax.data.chat import ChatTemplate, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
@@ -84,11 +85,15 @@ def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None)
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
-    shardings = None
-    # In integers few bytes are left: they come to the first device whole, and the pair moves them.
-    if mesh is not None and load_scheme(folder) is None:
-        shardings = weight_shardings(load_config(folder), as_ours(mesh))
+    shardings, mesh = None, mesh and as_ours(mesh)
+    quantised = load_scheme(folder) is not None
+    if mesh is not None and not quantised:
+        shardings = weight_shardings(load_config(folder), mesh)
     model = load_any_model(folder, dtype, shardings)
+    if mesh is not None and quantised:  # few bytes are left, of which the pair takes its parts
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        params = jax.device_put(model.params, everywhere)
+        model = dataclasses.replace(model, params=params)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
     identity = load_fingerprint(folder) or fingerprint(model)
     template, origin = load_template(folder), load_origin(folder)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from overfill_jax.data.tokenizers import TextStream, Tokenizer
@@ -27,6 +27,23 @@ class Answer:
     reason: Reason
 
 
+def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """Strings that end an answer, of one or of whatever holds several.
+
+    Raises:
+      InputError: one is empty or no string.
+    """
+    try:
+        found = (stop,) if isinstance(stop, str) else tuple(stop)
+    except TypeError:  # not several
+        found = (stop,)
+    if strangers := [one for one in found if not isinstance(one, str)]:
+        raise InputError(f"stop: found {strangers[0]!r}, expected strings")
+    if "" in found:
+        raise InputError("stop: found an empty string, which would end every answer at once")
+    return found
+
+
 class Draft:
     """An answer that grows until a stop token, a stop string or its length ends it."""
 
@@ -48,13 +65,7 @@ class Draft:
         Raises:
           InputError: a stop string is empty or no string, or there is no tokenizer to find it with.
         """
-        if not isinstance(stop, Iterable):
-            raise InputError(f"stop: found {stop!r}, expected strings")
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if strangers := [one for one in stop if not isinstance(one, str)]:
-            raise InputError(f"stop: found {strangers[0]!r}, expected strings")
-        if "" in stop:
-            raise InputError("stop: found an empty string, which would end every answer at once")
+        stop = stop_strings(stop)
         if stop and tokenizer is None:
             raise InputError(f"stop: found {stop[0]!r}, but there is no tokenizer to find it with")
         self._most = most

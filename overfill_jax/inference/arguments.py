@@ -4,8 +4,9 @@ An index that is out of range is no error to XLA, and its answer looks like any 
 are traced, under a caller's own jit, are taken on trust; their shapes are not.
 """
 
-from collections.abc import Iterable, Sequence
-from numbers import Integral
+import math
+import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -111,11 +112,29 @@ def positive_numbers(name: str, values: object) -> list[int]:
     Raises:
       InputError: `name` is given anything else, or none.
     """
-    numbers = list(values) if isinstance(values, Iterable) else []
-    if not numbers or not all(isinstance(n, Integral) and n >= 1 for n in numbers):
-        found = numbers if isinstance(values, Iterable) else values
-        raise InputError(f"{name} is {found!r}, expected positive numbers")
+    try:
+        numbers = list(values)
+    except TypeError:  # not several
+        numbers = []
+    if not numbers or not all(whole(number) >= 1 for number in numbers):
+        raise InputError(f"{name} is {numbers or values!r}, expected positive numbers")
     return [int(number) for number in numbers]
+
+
+def whole(value: object) -> int | float:
+    """A whole number of Python, numpy or JAX; anything else is NaN, which is in no range."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return math.nan
+
+
+def real(value: object) -> float:
+    """A number of Python, numpy or JAX; anything else is NaN, which is in no range."""
+    try:
+        return math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _whole_numbers(name: str, value: object, axes: str) -> ARRAYS:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from overfill_jax import two_stage
 from overfill_jax.data.tokenizers import Ids, Tokenizer
 from overfill_jax.errors import InputError
-from overfill_jax.inference.answers import Answer, Draft
+from overfill_jax.inference.answers import Answer, Draft, stop_strings
 from overfill_jax.inference.arguments import positive_numbers
 from overfill_jax.inference.buckets import bucket, multiple
 from overfill_jax.inference.compiled import (
@@ -110,6 +110,7 @@ class Generator:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         for row, prompt in enumerate(prompts):
             self.check_prompt(prompt, max_new_tokens, f"prompt {row}")
+        stop = stop_strings(stop)  # of an iterator, too, for all prompts
         drafts = [self.draft(max_new_tokens, stop) for _ in prompts]
         # Prompts of like length share a batch, so that little of it is padding.
         by_length = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))

@@ -11,7 +11,6 @@ full model has to agree with.
 import dataclasses
 import functools
 import math
-from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from overfill_jax.errors import InputError
 from overfill_jax.inference.acceptance import accepted, unsure
+from overfill_jax.inference.arguments import real, whole
 from overfill_jax.inference.compiled import NO_TOKEN, Writing, compilations
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import sample
@@ -55,14 +55,14 @@ class Refresh:
     strictness: float = 0.0
 
     def __post_init__(self):
-        if not (isinstance(self.interval, Integral) and self.interval >= 1):
+        if not whole(self.interval) >= 1:
             raise InputError(
                 f"refresh: interval is {self.interval!r}, expected a whole number of at least 1"
             )
-        if not self.entropy > 0:
-            raise InputError(f"refresh: entropy is {self.entropy}, expected a number above 0")
-        if not 0 <= self.strictness <= 1:
-            raise InputError(f"refresh: strictness is {self.strictness}, expected 0 to 1")
+        if not real(self.entropy) > 0:
+            raise InputError(f"refresh: entropy is {self.entropy!r}, expected a number above 0")
+        if not 0 <= real(self.strictness) <= 1:
+            raise InputError(f"refresh: strictness is {self.strictness!r}, expected 0 to 1")
 
     def check_answer(self, max_new_tokens: int) -> None:
         """Refuses an interval that no answer reaches.

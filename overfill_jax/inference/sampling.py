@@ -1,7 +1,6 @@
 """How the next token is chosen from logits: greedy, temperature, top-k, top-p, seeds."""
 
 import dataclasses
-from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt
 
 from overfill_jax.errors import InputError
+from overfill_jax.inference.arguments import real, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Sampling:
     def __post_init__(self):
         # What float32 holds, in which logits are divided by it.
         largest = float(np.finfo(np.float32).max)
-        if not (isinstance(self.temperature, Real) and 0 <= self.temperature <= largest):
+        if not 0 <= real(self.temperature) <= largest:
             raise InputError(f"temperature is {self.temperature!r}, expected a finite number >= 0")
-        if not (isinstance(self.top_k, Integral) and self.top_k >= 0):
+        if not whole(self.top_k) >= 0:
             raise InputError(f"top_k is {self.top_k!r}, expected an integer >= 0 (0: no limit)")
-        if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+        if not 0 < real(self.top_p) <= 1:
             raise InputError(f"top_p is {self.top_p!r}, expected a number in (0, 1]")
-        if not (isinstance(self.seed, Integral) and 0 <= self.seed < 2**32):
+        if not 0 <= whole(self.seed) < 2**32:
             raise InputError(f"seed is {self.seed!r}, expected an integer in [0, 2**32)")
 
     def limits(self) -> dict[str, np.generic]:

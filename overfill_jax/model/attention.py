@@ -47,7 +47,10 @@ def attention(
 
     Raises:
       InputError: a kernel is asked for by name that cannot run here.
+      ValueError: no segments, though a row does not begin in slot 0.
     """
+    if query_segments is None and not (until is None and isinstance(offset, int) and offset == 0):
+        raise ValueError("attention without segments is that of whole sequences from slot 0 on")
     name = choose(implementation, query, key, offset, until)
     by_row = query_segments, key_segments, until
     if name == "xla":

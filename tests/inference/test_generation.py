@@ -198,7 +198,7 @@ def test_rows_that_fill_a_batch_have_nothing_to_write(
     assert [(answer.tokens, answer.reason) for answer in answers] == [([], "stop")] * 5
 
 
-def test_stop_strings_cut_the_text_also_between_tokens(full, decoder, prompts, pairs):
+def test_stop_strings_cut_the_text_also_between_tokens(unchecked, full, decoder, prompts, pairs):
     pair = Generator(full, decoder, "full", (), 0, pairs)
     free = pair.generate(prompts, GREEDY, NEW, BATCH)
     text = free[0].text
@@ -211,8 +211,12 @@ def test_stop_strings_cut_the_text_also_between_tokens(full, decoder, prompts, p
         assert answer.text == expected
         assert answer.tokens == whole.tokens[: len(expected) // 2]
         assert answer.reason == ("stop" if found else "length")
-    alone, listed = (pair.generate(prompts[:1], GREEDY, NEW, 1, s) for s in (stop, (stop,)))
-    assert alone == listed  # one string is not a list of letters
+    # One string is not a list of letters, and an iterator is for every prompt.
+    alone, listed, iterated = (
+        pair.generate(prompts[:1] * 2, GREEDY, NEW, 1, s) for s in (stop, (stop,), iter((stop,)))
+    )
+    assert alone == listed == iterated
+    assert alone[0].text == alone[1].text != text
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, WARM])
@@ -270,8 +274,9 @@ def test_after_warming_up_nothing_is_compiled(full, decoder, pairs, compiled, mo
 
 def test_what_cannot_be_warmed_up_is_named(unchecked, two_stages):
     for lengths, sizes, message in (
-        ((), (1,), r"warm_up: prompt_lengths is \[\], expected positive numbers"),
+        ((), (1,), r"warm_up: prompt_lengths is \(\), expected positive numbers"),
         (16, (1,), "warm_up: prompt_lengths is 16, expected positive numbers"),
+        (np.array(16), (1,), r"prompt_lengths is array\(16\), expected positive numbers"),
         (np.array([4, 0]), (1,), r"prompt_lengths is \[.*4.*0.*\], expected positive"),
         ((4,), (n for n in (0, 1)), r"batch_sizes is \[0, 1\], expected positive"),
         ((4,), (1.5,), r"batch_sizes is \[1.5\], expected positive"),

@@ -148,6 +148,7 @@ def test_int8_answers_are_nearly_the_same(full, prompts, cache):
     assert [answer.tokens[0] for answer in found] == [answer.tokens[0] for answer in expected]
     same = np.mean([a.tokens[:4] == b.tokens[:4] for a, b in zip(found, expected, strict=True)])
     assert same >= 0.5
+    assert "int8" in {str(leaf.dtype) for leaf in jax.tree.leaves(quantised.params)}
 
 
 def test_an_int8_cache_is_near_and_unknown_ones_are_refused(full, prompts):

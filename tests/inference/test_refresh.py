@@ -217,6 +217,8 @@ def test_a_row_that_has_ended_writes_within_its_slots(full, near, prompts, monke
         ((4, 0.0, 0.0), "entropy is 0.0, expected a number above 0"),
         ((4, math.nan, 0.0), "entropy is nan"),
         ((4, 1.0, 1.5), "strictness is 1.5, expected 0 to 1"),
+        ((4, None, 0.0), "entropy is None, expected a number"),
+        ((4, 1.0, "1"), "strictness is '1', expected 0 to 1"),
     ],
 )
 def test_settings_that_cannot_work_are_named(unchecked, settings, message):

@@ -133,5 +133,12 @@ def test_fields_out_of_range_are_named(unchecked, field, value):
         Sampling(**fields)
 
 
+@pytest.mark.parametrize("kind", [jnp.asarray, np.asarray], ids=["jax", "numpy"])
+def test_numbers_of_arrays_are_numbers(unchecked, kind):
+    given = Sampling(kind(0.5), kind(3), kind(0.75), kind(7))
+    assert given.limits() == Sampling(0.5, 3, 0.75, 7).limits()
+    assert Sampling(np.float16(0.5), 3, 0.75, 7).limits() == given.limits()
+
+
 def test_greedy_needs_no_seed():
     assert GREEDY.temperature == 0
