@@ -3,24 +3,21 @@
 import dataclasses
 from pathlib import Path
 
-import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from overfill_jax.data.chat import ChatTemplate, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.mesh import as_ours
-from overfill_jax.model.quantised import scheme_of
-from overfill_jax.model.sharding import weight_shardings
+from overfill_jax.model.quantised import ONLY_ANSWERS, scheme_of
 from overfill_jax.model.transformer import Model
 from overfill_jax.weights.folders import (
     fingerprint,
     load_any_model,
-    load_config,
     load_fingerprint,
+    load_onto,
     load_origin,
-    load_scheme,
     save_model,
 )
 from overfill_jax.weights.hugging_face_export import export_model
@@ -85,15 +82,10 @@ def load(folder: str | Path, dtype: str | None = None, mesh: Mesh | None = None)
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder)
-    shardings, mesh = None, mesh and as_ours(mesh)
-    quantised = load_scheme(folder) is not None
-    if mesh is not None and not quantised:
-        shardings = weight_shardings(load_config(folder), mesh)
-    model = load_any_model(folder, dtype, shardings)
-    if mesh is not None and quantised:  # few bytes are left, of which the pair takes its parts
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        params = jax.device_put(model.params, everywhere)
-        model = dataclasses.replace(model, params=params)
+    if mesh is None:
+        model = load_any_model(folder, dtype)
+    else:
+        model = load_onto(as_ours(mesh), folder, dtype)
     check_vocabulary(tokenizer, model.config.vocab_size, str(folder))
     identity = load_fingerprint(folder) or fingerprint(model)
     template, origin = load_template(folder), load_origin(folder)
@@ -107,10 +99,7 @@ def check_not_quantised(name: str, model: LanguageModel) -> None:
       InputError: `name` wanted others.
     """
     if scheme_of(model.params) is not None:
-        raise InputError(
-            f"{name}: {model.folder} holds quantised weights, which are for generation; expected "
-            "those that they were made from"
-        )
+        raise InputError(f"{name}: {model.folder} {ONLY_ANSWERS}")
 
 
 def save(model: LanguageModel, folder: str | Path) -> None:

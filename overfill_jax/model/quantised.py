@@ -17,6 +17,10 @@ from overfill_jax.model.transformer import Model, Params, abstract
 
 BITS = (8, 4)
 INTEGERS = (jnp.int8, jnp.int4)
+# What errors say of a model where a product alone does not do.
+ONLY_ANSWERS = (
+    "holds quantised weights, which are for generation; expected those that they were made from"
+)
 
 
 @jax.tree_util.register_dataclass

@@ -22,6 +22,7 @@ from overfill_jax.model.config import ModelConfig, Rope
 from overfill_jax.model.handoff import as_fields, from_fields
 from overfill_jax.model.quantised import (
     INTEGERS,
+    ONLY_ANSWERS,
     Scheme,
     abstract_params,
     from_plain,
@@ -92,10 +93,7 @@ def load_model(folder: Path, dtype: str | None = None, shardings: Params | None 
         understood, weights that are not finite, or quantised ones.
     """
     if load_scheme(folder) is not None:
-        raise InputError(
-            f"{folder}: holds quantised weights, which are for generation; expected those that "
-            "they were made from"
-        )
+        raise InputError(f"{folder}: {ONLY_ANSWERS}")
     return load_any_model(folder, dtype, shardings)
 
 
@@ -130,10 +128,12 @@ def load_any_model(
 def load_onto(mesh: Mesh, folder: Path, dtype: str | None) -> Model:
     """`load_any_model`, where no device ever holds more than its part of the weights.
 
-    Quantised ones, of which few bytes are left, come to the first device whole.
+    Quantised ones, of which few bytes are left, come to each of them whole.
     """
     if load_scheme(folder) is not None:
-        return load_any_model(folder, dtype)
+        model = load_any_model(folder, dtype)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return dataclasses.replace(model, params=jax.device_put(model.params, everywhere))
     return load_any_model(folder, dtype, weight_shardings(load_config(folder), mesh))
 
 

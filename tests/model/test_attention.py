@@ -139,6 +139,8 @@ def test_a_prompt_needs_no_segments(tpu, monkeypatch, implementation):
     assert np.all(np.isfinite(mixed))
     np.testing.assert_allclose(mixed[real], expected[real], atol=5e-6)
     assert asked == [{"is_causal": True}] * (implementation == "cudnn")
+    with pytest.raises(ValueError, match="whole sequences from slot 0 on"):
+        attention(query, key, value, None, None, 1, implementation)
 
 
 @pytest.mark.parametrize(
