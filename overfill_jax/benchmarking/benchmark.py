@@ -12,7 +12,7 @@ import ml_collections
 from overfill_jax import files
 from overfill_jax.benchmarking.breakdown import plot_breakdown
 from overfill_jax.benchmarking.engine import time_serving
-from overfill_jax.benchmarking.inference import Answered, time_answers
+from overfill_jax.benchmarking.inference import Answered, WithoutRoom, time_answers
 from overfill_jax.benchmarking.loading import time_loading
 from overfill_jax.benchmarking.precision import plot_precision, time_precision
 from overfill_jax.benchmarking.refresh import plot_refresh, time_refresh
@@ -131,28 +131,26 @@ def inference(config: ml_collections.ConfigDict, workdir: Path) -> Measured:
         "generate.cache": config.generate.cache,
         "generate.refresh": config.generate.refresh,
     }
-    for found, bandwidth, models in time_answers(config):
-        plot_breakdown(found, workdir / "benchmark" / "breakdown.png")
+    for timed in time_answers(config):
+        plot_breakdown(timed.answers, workdir / "benchmark" / "breakdown.png")
         title = (
             f"Answers of {config.plan.model}, {config.generate.dtype}, memory of "
-            f"{bandwidth / 1e9:.0f} GB/s"
+            f"{timed.bandwidth / 1e9:.0f} GB/s"
         )
-        numbers = [
-            dataclasses.asdict(one) | {"step": one.step, "reached": one.reached} for one in found
-        ]
-        yield (
-            title,
-            answer_cells(found),
-            {
-                "bandwidth": bandwidth,
-                "models": {name: dimensions(shape) for name, shape in models.items()},
-                "settings": settings,
-                "answers": numbers,
-            },
-        )
+        numbers = {
+            "bandwidth": timed.bandwidth,
+            "models": {name: dimensions(shape) for name, shape in timed.models.items()},
+            "settings": settings,
+            "answers": [
+                dataclasses.asdict(one) | {"step": one.step, "reached": one.reached}
+                for one in timed.answers
+            ],
+            "out_of_memory": [dataclasses.asdict(one) for one in timed.without_room],
+        }
+        yield title, answer_cells(timed.answers, timed.without_room), numbers
 
 
-def answer_cells(found: list[Answered]) -> list[list[str]]:
+def answer_cells(found: list[Answered], without_room: list[WithoutRoom]) -> list[list[str]]:
     """A row for every system and size, set against the full model at that size."""
     header = ["system", "batch", "in", "out", "first token", "ms/token", "tokens/s", "over full"]
     header += ["MB/token", "of the memory", "handoff", "prefill MFU", "peak so far"]
@@ -172,6 +170,10 @@ def answer_cells(found: list[Answered]) -> list[list[str]]:
         row += ["" if one.planned_first is None else f"{1e3 * one.planned_first:.1f} ms"]
         row += ["" if one.planned_step is None else f"{1e3 * one.planned_step:.2f}"]
         rows.append([*row, f"{one.compile_seconds:.0f} s"])
+    for lacking in without_room:
+        size = map(str, (lacking.batch, lacking.prompt, lacking.answer))
+        row = [lacking.system, *size, "out of memory"]
+        rows.append(row + [""] * (len(header) - len(row)))
     return without_empty([header, *rows])  # a machine that is not known leaves some
 
 

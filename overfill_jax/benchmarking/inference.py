@@ -5,6 +5,7 @@ their full length. All systems answer in turn, so that what a machine does besid
 """
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -75,10 +76,35 @@ class Answered:
         return self.floor and self.floor / self.step
 
 
-def time_answers(
-    config: ml_collections.ConfigDict,
-) -> Iterator[tuple[list[Answered], float, dict[str, ModelConfig]]]:
-    """Every batch, prompt and answer of the config with every system; the bandwidth; the models.
+@dataclasses.dataclass(frozen=True)
+class WithoutRoom:
+    """One system that had no room in memory at one size, of which nothing can be timed."""
+
+    system: str
+    batch: int
+    prompt: int
+    answer: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """What is known so far.
+
+    Attributes:
+      answers: of every system at every size that it had room for.
+      without_room: the other systems and sizes.
+      bandwidth: of the memory, bytes/s.
+      models: their shapes, by name.
+    """
+
+    answers: list[Answered]
+    without_room: list[WithoutRoom]
+    bandwidth: float
+    models: dict[str, ModelConfig]
+
+
+def time_answers(config: ml_collections.ConfigDict) -> Iterator[Timings]:
+    """Every batch, prompt and answer of the config with every system.
 
     Yields all that is known after each size, so that a run that is stopped has told what it found.
 
@@ -104,15 +130,16 @@ def time_answers(
         )
     bandwidth = read_bandwidth()
     others = transformers_generate.load(full) if c.transformers else {}
-    found = []
-    for batch in c.batches:
-        for prompt in c.prompts:
-            for answer in c.answers:
-                found += time_size(systems, others, (batch, prompt, answer), c.repeats, bandwidth)
-                if not found:  # nobody has had room so far
-                    continue
-                told = with_plan(config, found, full.config, decoder.config)
-                yield told, bandwidth, {"full": full.config, "decoder": decoder.config}
+    models = {"full": full.config, "decoder": decoder.config}
+    found, without_room = [], []
+    for size in itertools.product(c.batches, c.prompts, c.answers):
+        answered, lacking = time_size(systems, others, size, c.repeats, bandwidth)
+        found += answered
+        without_room += lacking
+        if not found:  # nobody has had room so far
+            continue
+        told = with_plan(config, found, full.config, decoder.config)
+        yield Timings(told, list(without_room), bandwidth, models)
     if not found:
         raise InputError(
             f"benchmark.batches: found {tuple(c.batches)}, for none of which any system has room "
@@ -158,8 +185,8 @@ def time_size(
     size: tuple[int, int, int],
     repeats: int,
     bandwidth: float,
-) -> list[Answered]:
-    """All systems at one size, in turn."""
+) -> tuple[list[Answered], list[WithoutRoom]]:
+    """All systems at one size, in turn; and those that have no room for it."""
     batch, prompt, answer = size
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, systems.vocabulary, (batch, prompt)).tolist()
@@ -180,9 +207,10 @@ def time_size(
                 times[name] = None
                 logging.warning("%s: out of memory at %s", name, size)
         logging.info("batch %d, %d in, %d out: turn %d of %d", *size, turn, repeats)
-    found = []
+    found, without_room = [], []
     for name, all_times in times.items():
         if all_times is None:
+            without_room.append(WithoutRoom(name, *size))
             continue
         (first, *_), later = all_times, all_times[1:]
         total = statistics.median(one[1] for one in later)
@@ -200,7 +228,7 @@ def time_size(
         if name in systems.weights:
             one = with_counts(one, systems, bandwidth, repeats)
         found.append(one)
-    return found
+    return found, without_room
 
 
 def with_counts(one: Answered, systems: Systems, bandwidth: float, repeats: int) -> Answered:

@@ -74,7 +74,8 @@ def read_text(path: Path, tokenizer: Tokenizer) -> Iterator[Row]:
       InputError: missing, not UTF-8, or without a line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: text may hold what Unicode, too, counts as a line's end.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as text ({error})") from error
     if not any(line.strip() for line in lines):

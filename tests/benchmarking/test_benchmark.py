@@ -344,7 +344,7 @@ def test_a_run_that_is_stopped_has_told_what_it_found(config, tmp_path, monkeypa
         sizes.append(size)
         if len(sizes) == 2:
             raise KeyboardInterrupt
-        return [inference.Answered("full", *size, 1.0, 2.0, 0.0, None, None)]
+        return [inference.Answered("full", *size, 1.0, 2.0, 0.0, None, None)], []
 
     monkeypatch.setattr(inference, "time_size", size_of)
     monkeypatch.setattr(inference, "read_bandwidth", lambda: 1e9)
@@ -356,7 +356,7 @@ def test_a_run_that_is_stopped_has_told_what_it_found(config, tmp_path, monkeypa
     assert (found["batch"], found["total"]) == (1, 2.0)
 
 
-def test_who_has_no_room_is_left_out_and_the_others_go_on(config, monkeypatch):
+def test_who_has_no_room_is_told_apart_and_the_others_go_on(config, monkeypatch):
     """As torch says it, whose error `transformers_generate` turns into this one."""
 
     def full(*_):
@@ -364,14 +364,16 @@ def test_who_has_no_room_is_left_out_and_the_others_go_on(config, monkeypatch):
 
     systems = inference.Systems({}, {}, {}, vocabulary=8, longest=99)
     others = {"none": full, "some": lambda prompts, answer: (1.0, 3.0)}
-    (found,) = inference.time_size(systems, others, (2, 4, 3), 1, 1e9)
+    (found,), lacking = inference.time_size(systems, others, (2, 4, 3), 1, 1e9)
     assert (found.system, found.first, found.step) == ("some", 1.0, 1.0)
+    assert lacking == [inference.WithoutRoom("none", 2, 4, 3)]
 
 
 def test_a_size_that_nobody_has_room_for_is_passed_over(config, tmp_path, monkeypatch):
     def size_of(systems, others, size, *_):
-        room = size[0] <= most
-        return [inference.Answered("full", *size, 1.0, 2.0, 0.0, None, None)] if room else []
+        if size[0] > most:
+            return [], [inference.WithoutRoom("full", *size)]
+        return [inference.Answered("full", *size, 1.0, 2.0, 0.0, None, None)], []
 
     monkeypatch.setattr(inference, "time_size", size_of)
     monkeypatch.setattr(inference, "read_bandwidth", lambda: 1e9)
@@ -382,8 +384,13 @@ def test_a_size_that_nobody_has_room_for_is_passed_over(config, tmp_path, monkey
         run(config, tmp_path)
     most = 1
     run(config, tmp_path)
-    (found,) = json.loads((tmp_path / "benchmark/inference.json").read_text())["answers"]
-    assert found["batch"] == 1
+    told = json.loads((tmp_path / "benchmark/inference.json").read_text())
+    assert [one["batch"] for one in told["answers"]] == [1]
+    assert told["out_of_memory"] == [{"system": "full", "batch": 2, "prompt": 16, "answer": 4}]
+    *_, lacking = (
+        (tmp_path / "benchmark/inference.md").read_text().rstrip().split("\n\n")[2].split("\n")
+    )
+    assert lacking.split("|")[1:6] == [" full ", " 2 ", " 16 ", " 4 ", " out of memory "]
 
 
 def test_transformers_answers_as_many_tokens_as_asked(config):

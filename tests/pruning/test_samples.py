@@ -84,6 +84,47 @@ def test_no_more_of_a_source_is_tokenised_than_needed(tmp_path, monkeypatch, cho
     assert told == [f"{source}: {read} examples", f"{source}: rejected 1: no 'prompt' (line 1)"]
 
 
+@pytest.fixture
+def text(tmp_path):
+    """The config of a calibration on lines of text, which the test writes."""
+    train_tokenizer(["how many has ann?"], 30, tmp_path / "t")
+    save_model(tmp_path / "full", make_model(), tmp_path / "t")
+    config = get_config()
+    config.calibrate.source = str(tmp_path / "lines.txt")
+    config.calibrate.update(rows="first", samples=9, length=40)
+    return config
+
+
+def test_lines_of_text_are_rows(text, tmp_path):
+    """Blank ones are none; a mark at the file's start and Unicode's own ends of lines are text."""
+    path = Path(text.calibrate.source)
+    path.write_bytes("\ufeffhow many\r\n\n \nhas\u2028ann?".encode())
+    found = gather(text, tmp_path)
+    path.write_bytes(b"how many\nhas ann?\n")
+    plain = gather(text, tmp_path)
+    assert len(found.tokens) == len(plain.tokens) == 2
+    first = [one.tokens[0, : one.lengths[0]].tolist() for one in (found, plain)]
+    assert first[0] == first[1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "value", "message"),
+    [
+        (b" \n\n", "rows", "first", r"lines\.txt: no line with text in it"),
+        (b"\xff", "rows", "first", r"lines\.txt: not readable as text \(.*can't decode byte 0xff"),
+        (None, "rows", "first", r"lines\.txt: not readable as text \(.*No such file"),
+        (b"a", "positions", "answer", r"calibrate\.positions: found 'answer', but .* plain text"),
+        (b"a", "families", ("a",), r"calibrate\.families: found \('a',\), but .* plain text"),
+    ],
+)
+def test_text_that_does_not_do(text, tmp_path, lines, key, value, message):
+    if lines is not None:
+        Path(text.calibrate.source).write_bytes(lines)
+    text.calibrate[key] = value
+    with pytest.raises(InputError, match=message):
+        gather(text, tmp_path)
+
+
 def test_rows_of_some_families_alone():
     empty = np.zeros(1, np.int32)
     examples = [Example(n, empty, empty, family, "") for n, family in enumerate("abcab")]
