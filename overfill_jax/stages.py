@@ -91,9 +91,7 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"seed: found {config.seed}, expected at least 0")
     if distributed.is_main():
         files.recover(workdir)
-    of_many = {"train": config.train.method, "experiment": config.experiment.name}
-    name = f"{stage}.{of_many[stage]}" if stage in of_many else stage
-    resolved = workdir / "configs" / f"{name}.yaml"
+    resolved = workdir / "configs" / f"{_recorded_as(stage, config)}.yaml"
     files.check_writable(resolved)
     config = _resolved(config, workdir)
     distributed.check_same({"stage": stage, "workdir": str(workdir), **record.flat(config)})
@@ -103,6 +101,18 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         importlib.import_module(STAGES[stage]).run(config, workdir)
     if stage not in RECORDING and distributed.is_main():
         record.write_config(resolved, config)
+
+
+def _recorded_as(stage: str, config: ml_collections.ConfigDict) -> str:
+    """The stage, and which of the many things it does: each of them has its own settings."""
+    of_many = {
+        "train": "joint" if config.train.freeze == "none" else config.train.method,
+        "experiment": config.experiment.name,
+        "score": config.score.task,
+        "benchmark": config.benchmark.subject,
+    }
+    name = of_many.get(stage, "").replace("/", "_")  # not looked at yet
+    return f"{stage}.{name}" if name else stage
 
 
 def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:

@@ -33,7 +33,9 @@ def _side_by_side(question: dict[str, Any], logs: dict[str, dict[str, dict[str, 
     cells.append(["prompt", f"…{prompt[-SHOWN:]}" if len(prompt) > SHOWN else prompt, ""])
     cells.append(["expected", _shown(gold), ""])
     for system, rows in logs.items():
-        if own := rows.get(question["id"]):
+        own = rows.get(question["id"])
+        # Ids are numbers of lines: of another file they are other questions.
+        if own and own["prompt"] == prompt:
             cells.append([system, _shown(own["answer"]), _mark(own.get("marks"))])
     return as_markdown(without_empty(cells), numbers=False)
 

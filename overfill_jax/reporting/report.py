@@ -62,16 +62,25 @@ def gather(workdir: Path, samples: int) -> Iterator[Section]:
         yield from_document(path, workdir)
         if samples and path.name == "scores.md":
             yield answers_section(path.parent, f"Answers: {path.parent.name}", samples)
-        # Of an experiment, the first cell's answers stand for all.
-        for scores in sorted(path.parent.glob("cells/*/scores/*/scores.md"))[: min(samples, 1)]:
-            title = f"Answers: {scores.parent.name}, cell {scores.parts[-4]}"
-            yield answers_section(scores.parent, title, samples)
+        if samples:
+            yield from cell_answers(path.parent, samples)
     made = (decode_time_section(workdir, own), pruned_section(workdir, own))
     yield from filter(None, made)
     curves = sorted(workdir.glob("metrics/*/curves.png"))
     if curves and own / "report.md" not in documents:  # which shows them itself
         images = [f"![{p.parent.name}]({p.relative_to(workdir).as_posix()})" for p in curves]
         yield Section("Training", "\n\n".join(images))
+
+
+def cell_answers(experiment: Path, samples: int) -> Iterator[Section]:
+    """Answers of an experiment's first cell that has any, which stand for those of all cells."""
+    found = sorted(experiment.glob("cells/*/scores/*/scores.md"))
+    for scores in found:
+        cell = scores.parts[-4]
+        if cell == found[0].parts[-4]:
+            yield answers_section(
+                scores.parent, f"Answers: {scores.parent.name}, cell {cell}", samples
+            )
 
 
 def config_sections(workdir: Path) -> list[Section]:

@@ -29,9 +29,14 @@ def from_document(document: Path, workdir: Path) -> Section:
     """A report that a stage wrote; its first heading is the title, the others go one step down.
 
     Raises:
-      InputError: an image that is not of the workdir.
+      InputError: it is no text or has none, or an image is not of the workdir.
     """
-    title, *lines = document.read_text(encoding="utf-8").splitlines()
+    try:
+        title, *lines = document.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{document}: not readable as text ({error})") from error
+    if not title.startswith("# "):
+        raise InputError(f"{document}: found {title[:80]!r}, expected a heading first")
 
     def from_workdir(image: re.Match[str]) -> str:
         found = (document.parent / image[2]).resolve()
@@ -42,7 +47,7 @@ def from_document(document: Path, workdir: Path) -> Section:
 
     lines = [f"#{line}" if line.startswith("#") else line for line in lines]
     body = IMAGE.sub(from_workdir, "\n".join(lines).strip())
-    return Section(title.lstrip("# "), body)
+    return Section(title.removeprefix("# "), body)
 
 
 def as_document(title: str, sections: list[Section]) -> str:

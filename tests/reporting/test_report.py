@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -113,11 +114,15 @@ def test_of_an_experiment_the_first_cells_answers_are_shown(workdir):
     experiment = workdir / "experiments" / "sizes"
     for cell in ("a", "b"):
         (experiment / "cells" / cell / "scores").mkdir(parents=True)
-    (workdir / "scores" / "gsm8k").rename(experiment / "cells" / "a" / "scores" / "gsm8k")
+        for task in ("gsm8k", "nq_open"):
+            shutil.copytree(
+                workdir / "scores" / "gsm8k", experiment / "cells" / cell / "scores" / task
+            )
+    shutil.rmtree(workdir / "scores")
     (experiment / "report.md").write_text("# Sizes\n\nAll cells.\n")
     _, document = made(workdir)
-    titles = re.findall(r"^## (.+)$", document, re.MULTILINE)
-    assert titles[1:3] == ["Sizes", "Answers: gsm8k, cell a"]
+    titles = [title for title in re.findall(r"^## (.+)$", document, re.M) if "cell" in title]
+    assert titles == ["Answers: gsm8k, cell a", "Answers: nq_open, cell a"]
     assert "| full | 2 | ✓ |" in document
 
 
@@ -235,6 +240,16 @@ def test_an_answer_that_is_not_judged_yet_has_no_mark(workdir):
     assert "\n| full | 2 |  |\n| two-stage " in document
 
 
+def test_answers_to_another_question_are_not_set_beside(workdir):
+    """As of a system that was asked another file, whose lines have the same numbers."""
+    log = workdir / "scores/gsm8k/two_stage.jsonl"
+    log.write_text(json.dumps(json.loads(log.read_text()) | {"prompt": "3 + 3?"}) + "\n")
+    _, document = made(workdir)
+    answers = document[document.index("## Answers") : document.index("## Configs")]
+    assert "| full | 2 |" in answers
+    assert "two-stage" not in answers
+
+
 def test_the_first_questions_are_those_of_the_file(workdir):
     log = workdir / "scores/gsm8k/full.jsonl"
     row = json.loads(log.read_text())
@@ -271,6 +286,21 @@ def test_figures_outside_of_the_workdir_are_not_shown(workdir):
     (workdir / "benchmark").mkdir()
     (workdir / "benchmark" / "x.md").write_text("# x\n\n![x](../../secret.png)\n")
     with pytest.raises(InputError, match=r"x\.md: .+secret\.png"):
+        report.run(get_config(), workdir)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "found '', expected a heading first"),
+        (b"no heading", "found 'no heading', expected a heading first"),
+        (b"# \xff", "not readable as text"),
+    ],
+)
+def test_a_document_that_is_none_is_named(workdir, text, message):
+    (workdir / "benchmark").mkdir()
+    (workdir / "benchmark" / "x.md").write_bytes(text)
+    with pytest.raises(InputError, match=rf"benchmark/x\.md: {message}"):
         report.run(get_config(), workdir)
 
 
