@@ -20,8 +20,8 @@ from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import (
     ServingModel,
     extend,
-    last_of,
     logits_of,
+    of_one_token,
     prefill,
 )
 from overfill_jax.model.config import ModelConfig
@@ -97,11 +97,10 @@ def read_prompts(
 ) -> Writing:
     """Prefill and handoff, and from the full model the first answer token; see `hand_over`."""
     compilations["read_prompts"] += 1
-    hidden, read = prefill(reader, prompts, lengths, slots)
-    last = jnp.maximum(lengths - 1, 0)[:, None]
-    token = jnp.take_along_axis(prompts, last, axis=1)[:, 0]
-    hidden, keys = last_of(hidden, lengths), row_keys(seed, rows)
-    return keep(hand_over(reader, hidden, token, read, keys, limits, how))
+    last = jnp.maximum(lengths - 1, 0)
+    hidden, read = prefill(reader, prompts, lengths, slots, wanted=last)
+    token, keys = of_one_token(prompts, last), row_keys(seed, rows)
+    return keep(hand_over(reader, hidden[:, 0], token, read, keys, limits, how))
 
 
 def hand_over(

@@ -19,13 +19,7 @@ from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import Pairing, compilations
 from overfill_jax.inference.generation import Generator, check_prompt
 from overfill_jax.inference.serving_cache import ServingCache
-from overfill_jax.inference.serving_model import (
-    ServingModel,
-    extend,
-    last_of,
-    logits_of,
-    prefill,
-)
+from overfill_jax.inference.serving_model import ServingModel, extend, logits_of, prefill
 
 # Tokens of a continuation that are read in one pass: their attention and logits exist at a time.
 CONTINUATION_CHUNK = 64
@@ -91,14 +85,14 @@ def judge(
 ) -> tuple[Float[Array, "B R"], Bool[Array, "B R"]]:
     """Log-probability of every token of the continuations, and whether it is the likeliest one."""
     compilations["judge"] += 1
-    hidden, read = prefill(reader, prompts, lengths, prompts.shape[1] + continuations.shape[1])
+    at, slots = jnp.maximum(lengths - 1, 0), prompts.shape[1] + continuations.shape[1]
+    hidden, read = prefill(reader, prompts, lengths, slots, wanted=at)
     cache = read.crossing(how.kept).astype(how.dtype)
     if how.first_token == "decoder":  # which reads the prompt's last token itself, as in hand_over
-        at = jnp.maximum(lengths - 1, 0)
         last = jnp.take_along_axis(prompts, at[:, None], axis=1)
         tokens = jnp.concatenate([last, continuations[:, :-1]], axis=1)
         return _write(writer, tokens, continuations, dataclasses.replace(cache, lengths=at))
-    first = _compare(logits_of(reader, last_of(hidden, lengths)), continuations[:, 0])
+    first = _compare(logits_of(reader, hidden[:, 0]), continuations[:, 0])
     rest = _write(writer, continuations, jnp.roll(continuations, -1, axis=1), cache)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[:, None], b[:, :-1]], axis=1), first, rest)
 

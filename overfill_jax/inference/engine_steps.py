@@ -18,7 +18,7 @@ from overfill_jax.inference.compiled import Pairing, Writing, compilations, hand
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import row_keys
 from overfill_jax.inference.serving_cache import AXES, ServingCache, empty_cache
-from overfill_jax.inference.serving_model import ServingModel, extend, last_of, prefill
+from overfill_jax.inference.serving_model import ServingModel, extend, prefill
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.layout import constrain
 
@@ -44,8 +44,8 @@ def read_first(
     Returns the last ones' hidden state, and the cache.
     """
     compilations["read_first"] += 1
-    hidden, cache = prefill(reader, tokens, counts, slots)
-    return last_of(hidden, counts), keep(cache)
+    hidden, cache = prefill(reader, tokens, counts, slots, wanted=jnp.maximum(counts - 1, 0))
+    return hidden[:, 0], keep(cache)
 
 
 # The caches are donated: there is one of the prompt and one of the slots.
@@ -63,8 +63,8 @@ def read_chunk(
     prompt has filled `seen` slots at most; the others are not looked at.
     """
     compilations["read_chunk"] += 1
-    hidden, cache = extend(reader, tokens, cache, seen)
-    return last_of(hidden, counts), dataclasses.replace(cache, lengths=cache.lengths + counts)
+    hidden, cache = extend(reader, tokens, cache, seen, wanted=jnp.maximum(counts - 1, 0))
+    return hidden[:, 0], dataclasses.replace(cache, lengths=cache.lengths + counts)
 
 
 @functools.partial(jax.jit, static_argnames="how")

@@ -25,7 +25,7 @@ from overfill_jax.inference.compiled import NO_TOKEN, Writing, compilations
 from overfill_jax.inference.placement import keep
 from overfill_jax.inference.sampling import sample
 from overfill_jax.inference.serving_cache import ServingCache
-from overfill_jax.inference.serving_model import ServingModel, extend, last_of, logits_of
+from overfill_jax.inference.serving_model import ServingModel, extend, logits_of
 from overfill_jax.two_stage import crossing
 
 
@@ -154,7 +154,9 @@ def write_block(
     block = jnp.concatenate([writing.token[:, None], draft.tokens], axis=1)
     # Where the decoder's cache is not just the full model's, this has one of its own to read on in.
     before = draft.cache if writing.full is None else writing.full
-    hidden, read = extend(reader, block, dataclasses.replace(before, lengths=start), seen)
+    before = dataclasses.replace(before, lengths=start)
+    wanted = None if verifies else draft.counts
+    hidden, read = extend(reader, block, before, seen, wanted)
     if verifies:
         keys = _keys_of_places(writing, interval)
         full_logits = logits_of(reader, hidden)
@@ -163,8 +165,7 @@ def write_block(
         )
     else:
         kept = draft.counts
-        logits = logits_of(reader, last_of(hidden, kept + 1))
-        token = sample(logits, writing.keys, writing.step + kept, **limits)
+        token = sample(logits_of(reader, hidden[:, 0]), writing.keys, writing.step + kept, **limits)
     new = jnp.where(ended, 0, kept + 1)
     places = jnp.arange(interval)
     tokens = jnp.pad(draft.tokens, ((0, 0), (0, 1)))

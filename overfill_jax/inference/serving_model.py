@@ -14,7 +14,7 @@ from dataclasses import field
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from overfill_jax.inference.placement import Blocks, axes, keep, lies_on, mesh_of, place
 from overfill_jax.inference.serving_cache import Entries, ServingCache, attend, write
@@ -177,38 +177,54 @@ def _join(query: Array, key: Array, value: Array) -> Array:
 
 
 def prefill(
-    model: ServingModel, tokens: Int[Array, "B P"], lengths: Int[Array, "B"], slots: int
-) -> tuple[Float[Array, "B P D"], ServingCache]:
-    """Reads right-padded prompts: their last hidden states, and a cache of `slots` slots a row."""
+    model: ServingModel,
+    tokens: Int[Array, "B P"],
+    lengths: Int[Array, "B"],
+    slots: int,
+    wanted: Int[Array, "B"] | None = None,
+) -> tuple[Float[Array, "B P D"] | Float[Array, "B 1 D"], ServingCache]:
+    """Reads right-padded prompts: their last hidden states, and a cache of `slots` slots a row.
+
+    Where `wanted` says of which token of each row the hidden state is wanted, it is of that alone,
+    and the others stop in the last layer at their keys and values.
+    """
     room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0))
 
     def mix(query, key, value, _):
+        entries = tuple(Entries(jnp.pad(x.swapaxes(1, 2), room), None) for x in (key, value))
+        if query.shape[1] < key.shape[1]:
+            return attend(query, *entries, wanted, tokens.shape[1]), entries
         flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
         mixed = attention(flat, key, value, None, None, 0, model.config.attention)
-        key, value = (jnp.pad(array.swapaxes(1, 2), room) for array in (key, value))
-        return mixed.reshape(query.shape), (Entries(key, None), Entries(value, None))
+        return mixed.reshape(query.shape), entries
 
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    hidden, key, value = _run(model, tokens, positions, mix)
+    hidden, key, value = _run(model, tokens, positions, mix, wanted)
     return hidden, ServingCache(key, value, lengths)
 
 
 def extend(
-    model: ServingModel, tokens: Int[Array, "B T"], cache: ServingCache, seen: int | None = None
-) -> tuple[Float[Array, "B T D"], ServingCache]:
+    model: ServingModel,
+    tokens: Int[Array, "B T"],
+    cache: ServingCache,
+    seen: int | None = None,
+    wanted: Int[Array, "B"] | None = None,
+) -> tuple[Float[Array, "B T D"] | Float[Array, "B 1 D"], ServingCache]:
     """Reads T more tokens of every row: their last hidden states, and the cache with their entries.
 
     `cache.lengths` stay as they are: how many of the T count is the caller's to say. Attention
-    reads the first `seen` slots, the new tokens' among them; all slots where it is None.
+    reads the first `seen` slots, the new tokens' among them; all slots where it is None. `wanted`
+    as of `prefill`, counted among the T.
     """
 
     def mix(query, key, value, index):
+        before = cache.lengths if query.shape[1] == key.shape[1] else cache.lengths + wanted
         key = write(cache.key[index], key, cache.lengths)
         value = write(cache.value[index], value, cache.lengths)
-        return attend(query, key, value, cache.lengths, seen), (key, value)
+        return attend(query, key, value, before, seen), (key, value)
 
     positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1])
-    hidden, key, value = _run(model, tokens, positions, mix)
+    hidden, key, value = _run(model, tokens, positions, mix, wanted)
     return hidden, dataclasses.replace(cache, key=key, value=value)
 
 
@@ -221,13 +237,13 @@ def logits_of(model: ServingModel, hidden: Float[Array, "... D"]) -> Float[Array
     return jnp.einsum(equation, hidden, kernel, preferred_element_type=jnp.float32)
 
 
-def last_of(hidden: Float[Array, "B T D"], lengths: Int[Array, "B"]) -> Float[Array, "B D"]:
-    """Of the last of `lengths[b]` tokens in each row."""
-    last = jnp.maximum(lengths - 1, 0)[:, None, None]
-    return jnp.take_along_axis(hidden, last, axis=1)[:, 0]
+def of_one_token(array: Shaped[Array, "B T ..."], index: Int[Array, "B"]) -> Shaped[Array, "B ..."]:
+    """What an array of tokens holds of one in each row."""
+    index = jnp.expand_dims(index, range(1, array.ndim))
+    return jnp.take_along_axis(array, index, axis=1)[:, 0]
 
 
-def _run(model: ServingModel, tokens, positions, mix):
+def _run(model: ServingModel, tokens, positions, mix, wanted):
     """All layers; `mix` computes attention and says what each leaves in the cache."""
     c = model.config
     rope = rotation(c.rope, c.head_dim, positions)
@@ -235,6 +251,8 @@ def _run(model: ServingModel, tokens, positions, mix):
     cached = []
     for index, layer in enumerate(model.layers):
         query, key, value = _project(c, layer, rms_norm(x, layer.attention_norm, c), rope)
+        if wanted is not None and index == c.num_layers - 1:
+            x, query = (of_one_token(array, wanted)[:, None] for array in (x, query))
         mixed, entries = mix(query, key, value, index)
         cached.append(entries)
         x = x + _product(mixed.reshape(*x.shape[:2], -1), layer.out)

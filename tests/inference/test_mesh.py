@@ -89,7 +89,7 @@ lengths = jnp.array([12, 7, 1, 9])
 
 @jax.jit
 def run(reader, writer):
-    hidden, cache = prefill(reader, tokens, lengths, 20)
+    hidden, cache = prefill(reader, tokens, lengths, 20, lengths - 1)
     first = logits_of(reader, hidden[:, 0])
     more, cache = extend(writer, tokens[:, :2], cache.astype(dtype))
     return first, logits_of(writer, more), cache

@@ -10,7 +10,7 @@ import pytest
 from overfill_jax import two_stage
 from overfill_jax.inference import serving_cache
 from overfill_jax.inference.serving_cache import attend, stored
-from overfill_jax.inference.serving_model import extend, last_of, lay_out, logits_of, prefill
+from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
 from tests.builders import CONFIG, make_model
 
 LENGTHS = jnp.array([12, 7, 1])
@@ -34,15 +34,35 @@ def test_it_computes_what_training_computes(changes):
     more, _ = jax.jit(two_stage.extend)(decoder, tokens(5), cache)
 
     reader, writer = lay_out(full), lay_out(decoder)
-    found, cache = jax.jit(prefill, static_argnums=3)(reader, tokens(12), LENGTHS, 17)
-    found = logits_of(reader, last_of(found, LENGTHS))
-    np.testing.assert_allclose(found, first, atol=1e-5)
+    found, cache = jax.jit(prefill, static_argnums=3)(reader, tokens(12), LENGTHS, 17, LENGTHS - 1)
+    np.testing.assert_allclose(logits_of(reader, found)[:, 0], first, atol=1e-5)
     at_once, _ = jax.jit(extend)(writer, tokens(5), cache)
     np.testing.assert_allclose(logits_of(writer, at_once), more, atol=1e-5)
     for step in range(5):
         hidden, cache = jax.jit(extend)(writer, tokens(5)[:, step : step + 1], cache)
         cache = dataclasses.replace(cache, lengths=cache.lengths + 1)
         np.testing.assert_allclose(logits_of(writer, hidden)[:, 0], more[:, step], atol=1e-5)
+
+
+@pytest.mark.parametrize("slots", [1, 12])
+def test_the_one_token_that_is_wanted_is_as_among_all(slots):
+    """Of a prompt, and of more tokens behind it; what they leave in the cache is the same."""
+    model, wanted = lay_out(make_model()), jnp.minimum(jnp.array([11, 6, 0]), slots - 1)
+    whole, cache = jax.jit(prefill, static_argnums=3)(model, tokens(slots), LENGTHS, 40)
+    alone, same = jax.jit(prefill, static_argnums=3)(model, tokens(slots), LENGTHS, 40, wanted)
+    compare_one(whole, alone, wanted, cache, same)
+    more = tokens(slots + 1)[:, :slots]
+    whole, after = jax.jit(extend, static_argnums=3)(model, more, cache, 30)
+    alone, same = jax.jit(extend, static_argnums=3)(model, more, cache, 30, wanted)
+    compare_one(whole, alone, wanted, after, same)
+
+
+def compare_one(whole, alone, wanted, cache, same):
+    assert alone.shape == (3, 1, CONFIG.hidden_size)
+    for row, token in enumerate(wanted):
+        np.testing.assert_allclose(alone[row, 0], whole[row, token], atol=1e-5)
+    for left, expected in zip(jax.tree.leaves(same), jax.tree.leaves(cache), strict=True):
+        np.testing.assert_allclose(left, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

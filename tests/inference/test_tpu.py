@@ -101,9 +101,10 @@ assert "all-gather" not in found or found["all-gather"].bytes < 4096, found
 """
 
 READING = """
-# By the flash kernel on every device's own heads, so that nobody holds what all see of all.
+# By the flash kernel on every device's own heads, so that nobody holds what all see of all; in the
+# last layer the last token alone sees, and goes on to the MLP.
 config, _ = shapes_of(llama3_2_3b)
-config = dataclasses.replace(config, num_layers=2)
+config = dataclasses.replace(config, num_layers=3)
 reader = serving(config, abstract(config, "bfloat16").params)
 rows, length = 2, 1024  # no width is as long
 with jax.set_mesh(mesh):
@@ -111,10 +112,12 @@ with jax.set_mesh(mesh):
         reader, np.zeros((rows, length), np.int32), np.ones(rows, np.int32), slots=length
     ).compile()
 text = program.as_text()
-assert len(re.findall("custom_call_target=.tpu_custom_call.", text)) == config.num_layers
+assert len(re.findall("custom_call_target=.tpu_custom_call.", text)) == config.num_layers - 1
 assert f"{length},{length}]" not in text
 stream = re.escape(f"bf16[{rows},{length},{config.hidden_size}]")
-assert len(re.findall(f" = {stream}.* all-reduce", text)) == 2 * config.num_layers + 1
+assert len(re.findall(f" = {stream}.* all-reduce", text)) == 2 * (config.num_layers - 1) + 1
+assert len(re.findall(r" = bf16\\S+ all-reduce", text)) == 2 * config.num_layers + 1
+assert read_collectives(text).keys() == {"all-reduce"}
 """
 
 LAYING_OUT = """
