@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
 from overfill_jax.evaluation.task import Task
 from overfill_jax.inference.answers import Answer
 from overfill_jax.inference.generation import Generator
@@ -37,8 +38,9 @@ def matches(answers: Sequence[Answer], task: Task) -> list[bool]:
 
 
 def accuracy_of(answers: Sequence[Answer], task: Task) -> float:
-    """Share of answers that match their reference."""
-    return float(np.mean(matches(answers, task)))
+    """Share of answers that match their reference, the mean over the families, as of `evaluate`."""
+    families = [example.family for example in task.examples]
+    return mean_accuracy(accuracy_by_family(families, matches(answers, task))).share
 
 
 def agreement(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
