@@ -237,11 +237,8 @@ def with_counts(one: Answered, systems: Systems, bandwidth: float, repeats: int)
     reader, writer, how = generator.pair
     context = one.prompt + one.answer / 2
     read = systems.weights[one.system] + one.batch * context * systems.cached[one.system]
-    chip, tokens = local_chip(), one.batch * one.prompt
-    pairs = tokens * (one.prompt + 1) // 2
-    shape = reader.config
-    work = flops.products(shape, tokens) + flops.attention(shape, pairs)
-    work += flops.logits(shape, one.batch)
+    chip, shape = local_chip(), reader.config
+    work = flops.reading(shape, one.batch, one.prompt)
     handoff = None
     if writer is not reader:
         cache = empty_cache(shape, one.batch, one.prompt, shape.dtype)

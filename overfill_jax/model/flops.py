@@ -25,3 +25,17 @@ def attention(config: ModelConfig, pairs: int) -> float:
 def logits(config: ModelConfig, tokens: int) -> float:
     """Of the unembedding."""
     return 2.0 * tokens * config.hidden_size * config.vocab_size
+
+
+def reading(config: ModelConfig, rows: int, prompt: int) -> float:
+    """Of so many prompts whose last tokens give the first ones of answers.
+
+    The other tokens stop in the last layer at their queries, keys and values, which are one
+    product (`inference.serving_model.prefill`).
+    """
+    layer = products(config, 1) / config.num_layers
+    qkv = 2.0 * config.hidden_size * config.head_dim * (config.num_heads + 2 * config.num_kv_heads)
+    left_out = rows * (prompt - 1) * (layer - qkv)
+    seen = attention(config, rows * prompt * (prompt + 1) // 2)
+    left_out += attention(config, rows * prompt * (prompt - 1) // 2) / config.num_layers
+    return products(config, rows * prompt) + seen + logits(config, rows) - left_out

@@ -2,7 +2,7 @@
 
 The products with the weights, the logits and attention follow each other; each takes as long as its
 FLOPs or its bytes, whichever take longer. Attention reads what is filled of the cache; no prompt is
-padded; activations stay on the chip.
+padded, and all of its tokens go through all of the last layer; activations stay on the chip.
 """
 
 import dataclasses

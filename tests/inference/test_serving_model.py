@@ -11,6 +11,7 @@ from overfill_jax import two_stage
 from overfill_jax.inference import serving_cache
 from overfill_jax.inference.serving_cache import attend, stored
 from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
+from overfill_jax.model import flops
 from tests.builders import CONFIG, make_model
 
 LENGTHS = jnp.array([12, 7, 1])
@@ -63,6 +64,19 @@ def compare_one(whole, alone, wanted, cache, same):
         np.testing.assert_allclose(alone[row, 0], whole[row, token], atol=1e-5)
     for left, expected in zip(jax.tree.leaves(same), jax.tree.leaves(cache), strict=True):
         np.testing.assert_allclose(left, expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_flops_of_reading_are_the_compilers():
+    model = lay_out(make_model(0, hidden_size=128, intermediate_size=384))
+    counted = {}
+    for name, wanted in (("all", None), ("last", LENGTHS - 1)):
+        step = jax.jit(prefill, static_argnums=3).lower(model, tokens(12), LENGTHS, 12, wanted)
+        counted[name] = step.compile().cost_analysis()["flops"]
+    c = model.config
+    whole = flops.products(c, 36) + flops.attention(c, 3 * 78) + flops.logits(c, 3)
+    left_out = whole - flops.reading(c, 3, 12)
+    assert left_out == pytest.approx(counted["all"] - counted["last"], rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
