@@ -81,6 +81,11 @@ def check_done(
                 )
 
 
+def all_done(stages: Sequence[str], record: Path) -> bool:
+    """Whether no stage is left, by a record that `check_done` has passed."""
+    return len(_done(record)) >= len(stages)
+
+
 def link_inputs(folder: Path, workdir: Path) -> None:
     """Lets a cell's folder see what was made for all of them; what it has of its own stays."""
     folder.mkdir(parents=True, exist_ok=True)

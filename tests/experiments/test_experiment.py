@@ -113,15 +113,35 @@ def test_a_machine_that_is_taken_away_ends_it_between_two_stages(workdir, monkey
     cells = folder / "experiments/widths/cells"
     for cell in cells.iterdir():
         (cell / "done.json").unlink(missing_ok=True)
-    asked, told = [], folder / "experiments/widths/experiment.json"
-    before = told.read_bytes()
+    asked, config = [], configure(folder)
+    config.experiment.measures = ()
     monkeypatch.setattr(runs, "run_stage", lambda stage, *_: asked.append(stage))
     monkeypatch.setattr(distributed, "preempted", lambda: bool(asked))
     for _ in range(2):
         with pytest.raises(distributed.Preempted, match=r"ended in 'evaluate .* of 8_impor"):
-            run_stage("experiment", configure(folder), folder)
+            run_stage("experiment", config, folder)
         assert asked == ["prune"]  # which is not done twice
-        assert told.read_bytes() == before
+        assert [cell["status"] for cell in found(folder)["cells"]] == ["open"] * 4
+
+
+def test_what_is_done_stays_told_while_other_cells_are_open(workdir, monkeypatch, tmp_path):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    config = configure(folder)
+    config.experiment.rows = ("16: prune.hidden=16", *config.experiment.rows)
+
+    def end(*_):
+        raise distributed.Preempted
+
+    monkeypatch.setattr(runs, "run_stage", end)
+    with pytest.raises(distributed.Preempted):
+        run_stage("experiment", config, folder)
+    told = found(folder)
+    statuses = {(cell["row"], cell["status"]) for cell in told["cells"]}
+    assert statuses == {("16", "open"), ("8", "done"), ("99", "open")}
+    assert told["tables"][:2] == found(workdir)["tables"][:2]
+    report = (folder / "experiments/widths/report.md").read_text()
+    assert "\n\n4 of 6 cells open: 16, important, seed 0; 16, first, seed 0; 99, imp" in report
+    assert "cells open" not in (workdir / "experiments/widths/report.md").read_text()
 
 
 def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypatch):
