@@ -184,6 +184,9 @@ def test_other_settings_do_not_mix_with_what_is_done(workdir, monkeypatch, chang
         ("benchmark benchmark.subject=train", "train.batch_size=3"),
         ("harness", "generate.refresh=every"),
         ("plan", "prune.hidden=8"),
+        ("prune", "calibrate.batch_size=3"),
+        ("prune", "calibrate.dtype=bfloat16"),
+        ("train", "attention=xla"),
     ],
 )
 def test_settings_of_other_sections_that_a_stage_reads_do_not_mix(
@@ -195,6 +198,18 @@ def test_settings_of_other_sections_that_a_stage_reads_do_not_mix(
     runs.check_done([stage], config, record, tmp_path)
     with pytest.raises(InputError, match=f"was done with {change.partition('=')[0]}="):
         runs.check_done([stage], with_settings(config, [change], "change"), record, tmp_path)
+
+
+def test_a_stage_is_not_refused_for_what_it_does_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    config, record = make_config(tmp_path), tmp_path / "done.json"
+    runs.run_stages(["init", "train", "evaluate"], config, tmp_path, record, tmp_path)
+    done = json.loads(record.read_text())["stages"]
+    assert [("attention" in stage["settings"]) for stage in done] == [False, True, False]
+    del done[1]["settings"]["attention"]  # as in a record of before it was kept
+    record.write_text(json.dumps({"stages": done}))
+    changed = with_settings(config, ["attention=xla", "mesh.fsdp=2"], "change")
+    runs.check_done(["init", "train", "evaluate"], changed, record, tmp_path)
 
 
 @pytest.mark.parametrize("name", [".", "a", "train", "/b"])
