@@ -16,7 +16,7 @@ from overfill_jax import files, record
 from overfill_jax.errors import InputError
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
-from overfill_jax.experiments.lines import lines_of, table_of
+from overfill_jax.experiments.lines import lines_of, table_of, undefined_in
 from overfill_jax.experiments.measures import MEASURES, Source, check_measures
 from overfill_jax.experiments.report import as_lines, write
 from overfill_jax.experiments.runs import all_done, check_done, link_inputs, run_stages, seconds_of
@@ -115,12 +115,13 @@ def tell(
     c = config.experiment
     sources = {cell: source_of(cell, config, outcomes, folder, workdir) for cell in outcomes}
     failed = [cell.row for cell, error in outcomes.items() if error]
-    tables, figures = [], []
+    tables, figures, undefined = [], [], []
     for name in c.measures:
         measure = MEASURES[name]
         points = {cell: measure.read(at) for cell, at in sources.items() if outcomes[cell] == ""}
         lines = lines_of(measure, points)
         draw(measure, c.title, c.x, lines, failed, folder / f"{name}.png")
+        undefined += [f"{measure.axis}: {one}" for one in undefined_in(points)]
         figures.append({"file": f"{name}.png", "title": f"{c.title}: {measure.axis}"})
         if measure.tabled and lines:
             tables.append({"title": measure.axis, "cells": table_of(measure, c.x, lines)})
@@ -137,7 +138,7 @@ def tell(
         for cell, error in outcomes.items()
     ]
     found = {"name": c.name, "title": c.title, "x": c.x, "cells": cells}
-    write({**found, "figures": figures, "tables": tables}, folder)
+    write({**found, "figures": figures, "tables": tables, "undefined": undefined}, folder)
 
 
 def source_of(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from overfill_jax.evaluation.plots import STYLES, finish, save
-from overfill_jax.experiments.lines import Lines, mean
+from overfill_jax.experiments.lines import Lines, mean, values_of
 from overfill_jax.experiments.measures import TITLES, Measure
 
 # Of lines that are no system's own: colours of Okabe and Ito, and what else tells them apart.
@@ -76,11 +76,9 @@ def _places(ticks: Sequence[str]) -> dict[str, float]:
 def _draw_line(axes: Axes, line: Mapping, ticks: Sequence[str], **style) -> None:
     places = _places(ticks)
     spots = sorted(
-        (
-            mean(places[x] if isinstance(x, str) else x for x, _ in spot),
-            [value for _, value in spot],
-        )
-        for spot in line.values()
+        (places[key] if spot[0].x is None else mean(point.x for point in spot), values)
+        for key, spot in line.items()
+        if (values := values_of(spot))
     )
     xs = [x for x, _ in spots]
     means = [mean(values) for _, values in spots]
@@ -90,7 +88,7 @@ def _draw_line(axes: Axes, line: Mapping, ticks: Sequence[str], **style) -> None
             [max(values) - middle for middle, (_, values) in zip(means, spots, strict=True)],
         ]
         axes.errorbar(xs, means, errors, capsize=3, lw=1.6, ms=6, **style)
-    else:
+    elif spots:
         axes.plot(xs, means, lw=1.6, ms=6 if len(xs) < 20 else 0, **style)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,8 @@ class Measure:
       axis: what the figure's y axis says.
       read: the numbers.
       x: what the x axis says; '' where the rows stand there.
-      joins: points of all rows form one line.
+      common: what the seeds of one number have in common, their "x"; or, where that is measured
+        and differs a little, their "row", in which case all rows form one line, or their "line".
       logarithmic: the y axis.
       tabled: whether the numbers are worth a table.
     """
@@ -78,7 +79,7 @@ class Measure:
     axis: str
     read: Callable[[Source], list[Point]]
     x: str = ""
-    joins: bool = False
+    common: Literal["x", "row", "line"] = "x"
     logarithmic: bool = False
     tabled: bool = True
 
@@ -245,12 +246,16 @@ MEASURES = {
     "families": Measure("exact-match accuracy, by task", families),
     "loss": Measure("answer loss (nats per token)", loss, logarithmic=True),
     "positions": Measure(
-        "loss (nats per token)", positions, "place in the answer (token)", False, True, False
+        "loss (nats per token)",
+        positions,
+        "place in the answer (token)",
+        logarithmic=True,
+        tabled=False,
     ),
     "gap": Measure("share of the gap closed", gap),
     "relative_gain": Measure("relative gain, mean of the tasks", gain),
     "accuracy_by_tokens": Measure(
-        "exact-match accuracy", accuracy_by_tokens, "tokens trained on, all models", joins=True
+        "exact-match accuracy", accuracy_by_tokens, "tokens trained on, all models", "row"
     ),
     "scores": Measure("score", scores),
     "answer_lengths": Measure("tokens of an answer, mean", answer_lengths),
@@ -265,14 +270,14 @@ MEASURES = {
         "loss (nats per token)",
         refreshed_positions,
         "place in the answer (token)",
-        False,
-        True,
-        False,
+        logarithmic=True,
+        tabled=False,
     ),
     "refreshed_accuracy": Measure(
         "exact-match accuracy",
         refreshed_accuracy,
         "tokens a second over the full model's, by bytes",
+        "line",
     ),
     "refreshed_by_length": Measure(
         "exact-match accuracy", refreshed_by_length, "words of the reference answer"

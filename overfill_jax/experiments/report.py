@@ -14,6 +14,9 @@ def write(found: dict[str, Any], folder: Path) -> None:
     sections += [f"![{escaped(one['title'])}]({one['file']})" for one in found["figures"]]
     for one in found["tables"]:
         sections += [f"## {one['title']}", as_markdown(one["cells"])]
+    if found["undefined"]:
+        lines = "\n".join(f"- {escaped(one)}" for one in found["undefined"])
+        sections += ["## Numbers that are not defined", lines]
     if failures := _failures(found):
         sections += ["## Cells that failed", "\n".join(failures)]
     files.write_text(folder / "report.md", "\n\n".join(sections) + "\n")

@@ -10,7 +10,8 @@ import pytest
 from configs.default import get_config
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
-from overfill_jax.experiments import runs
+from overfill_jax.experiments import experiment, runs
+from overfill_jax.experiments.measures import Measure, Point
 from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
 from tests.test_pipeline import SHAPE, make_config
@@ -78,6 +79,18 @@ def test_numbers_are_those_of_the_stages(workdir):
     _, (row, *shares) = tables["kept channels that the first cell keeps, too"]
     assert (row, shares[:2]) == ("8", ["1", "1"])  # with itself
     assert all(0 < float(share) < 1 for share in shares[2:])
+
+
+def test_numbers_that_are_not_defined_are_named(workdir, monkeypatch, tmp_path):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    config = configure(folder)
+    config.experiment.update({"rows": ("8: prune.hidden=8",), "measures": ("undefined",)})
+    measure = Measure("share", lambda source: [Point("full", None)])
+    monkeypatch.setitem(experiment.MEASURES, "undefined", measure)
+    run_stage("experiment", config, folder)
+    report = (folder / "experiments/widths/report.md").read_text()
+    assert "| 8 | undefined | undefined |" in report
+    assert "not defined\n\n- share: 8, important, seed 0, full\n- share: 8, first" in report
 
 
 def test_a_figure_stands_for_every_measure(workdir):
