@@ -72,6 +72,14 @@ def values_of(spot: Spot) -> list[float | int]:
     return [point.value for point in spot if point.value is not None]
 
 
+def reach(spot: Spot) -> tuple[float | int, float | int] | None:
+    """From the least to the most of the seeds; of a single one its 95 % interval, if it has one."""
+    values = values_of(spot)
+    if len(values) > 1:
+        return min(values), max(values)
+    return next((point.interval for point in spot if point.value is not None), None)
+
+
 def mean(numbers: Iterable[float | int]) -> float:
     """Of at least one number."""
     found = list(numbers)
@@ -86,8 +94,10 @@ def _spread(spot: Spot) -> str:
     if not values:
         return "undefined"
     notes = []
-    if len(values) > 1:
-        notes.append(f"{min(values):.4g} to {max(values):.4g}")
+    if ends := reach(spot):
+        notes.append("{:.4g} to {:.4g}".format(*ends))
+    if ends and len(values) == 1:
+        notes.append("95 % interval")
     if len(spot) > 1:
         notes.append(_counted(len(values), len(spot)))
     return f"{mean(values):.4g}" + (f" ({'; '.join(notes)})" if notes else "")

@@ -35,12 +35,14 @@ class Point:
       value: None where it is not defined.
       x: where it stands; None: at the cell's row.
       panel: the task that it is of; '' for all.
+      interval: the 95 % interval of the value, where the results have one.
     """
 
     line: str
     value: float | int | None
     x: float | int | None = None
     panel: str = ""
+    interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +88,13 @@ class Measure:
 
 def accuracy(source: Source) -> list[Point]:
     """Mean over the families."""
-    return [Point(t, found["accuracy"]["share"]) for t, found in _results(source)]
+    return [_accuracy(source, name) for name in source.systems]
 
 
 def families(source: Source) -> list[Point]:
     """The accuracy on each family."""
     return [
-        Point(title, family["share"], panel=name)
+        Point(title, family["share"], panel=name, interval=_interval(family))
         for title, found in _results(source)
         for name, family in found["families"].items()
     ]
@@ -137,7 +139,7 @@ def gain(source: Source) -> list[Point]:
 def accuracy_by_tokens(source: Source) -> list[Point]:
     """Accuracy against all tokens that went into a system, the full model's included."""
     return [
-        Point(TITLES[name], _result(source, name)["accuracy"]["share"], x=_tokens(source, name))
+        dataclasses.replace(_accuracy(source, name), x=_tokens(source, name))
         for name in source.systems
         if name in TRAINED_BY
     ]
@@ -146,8 +148,9 @@ def accuracy_by_tokens(source: Source) -> list[Point]:
 def scores(source: Source) -> list[Point]:
     """The first metric of each benchmark that was asked."""
     return [
-        Point(TITLES[name], next(iter(found["metrics"].values()))["value"], panel=task)
+        Point(TITLES[name], metric["value"], panel=task, interval=_interval(metric))
         for task, name, found in _scores(source)
+        for metric in list(found["metrics"].values())[:1]
     ]
 
 
@@ -311,6 +314,16 @@ def _results(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _result(source: Source, system: str) -> dict[str, Any]:
     return files.read_object(source.cell / "results" / f"{system}.json")
+
+
+def _accuracy(source: Source, system: str) -> Point:
+    found = _result(source, system)["accuracy"]
+    return Point(TITLES[system], found["share"], interval=_interval(found))
+
+
+def _interval(found: Mapping[str, float]) -> tuple[float, float]:
+    """Of a share or a metric, as results and scores hold it."""
+    return found["low"], found["high"]
 
 
 def _scores(source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -48,6 +48,21 @@ def test_numbers_that_are_not_defined_are_told_and_counted(cells):
     assert told == "0.8 (1 of 2 seeds)"
 
 
+def test_a_single_seed_has_the_interval_of_its_result(cells):
+    points = {
+        cell: [Point("full", 0.8, interval=(0.7, 0.85))] for cell in cells[:4] if cell.row == "1"
+    }
+    measure = MEASURES["accuracy"]
+    _, row = table_of(measure, "", lines_of(measure, points))
+    assert row == ["1", *["0.8 (0.7 to 0.85; 95 % interval)"] * 2]
+    points[cells[4]] = [Point("full", None)]
+    _, row = table_of(measure, "", lines_of(measure, points))
+    assert row[1] == "0.8 (0.7 to 0.85; 95 % interval; 1 of 2 seeds)"
+    points[cells[4]] = [Point("full", 0.9, interval=(0.8, 0.95))]
+    _, row = table_of(measure, "", lines_of(measure, points))
+    assert row[1] == "0.85 (0.8 to 0.9; 2 seeds)"
+
+
 def test_rows_are_lines_where_something_else_is_the_x(cells):
     points = {cell: [Point("", 0.5, x=x) for x in (4, 2)] for cell in cells[:4]}
     lines = lines_of(MEASURES["refreshed_loss"], points)
