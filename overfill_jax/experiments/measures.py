@@ -13,6 +13,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.evaluation import accuracy as judged
 from overfill_jax.evaluation.plots import RARE
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, SYSTEMS, TWO_STAGE
+from overfill_jax.evaluation.tasks.rows import read_rows
 from overfill_jax.training.metrics import read_metrics
 
 TITLES = {system.name: system.title for system in SYSTEMS}
@@ -333,7 +334,7 @@ def _scores(source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _quarters(path: Path) -> list[tuple[float, float]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    rows = [row for _, row in read_rows(path, {"reference": str, "correct": bool})]
     return judged.accuracy_by_length(
         [row["reference"] for row in rows], [row["correct"] for row in rows]
     )

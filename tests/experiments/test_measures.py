@@ -220,8 +220,22 @@ def test_benchmarks_of_precision_and_time(source):
 
 
 def test_a_missing_file_is_named(source):
-    with pytest.raises(InputError, match=r"scratch\.json|no such file"):
+    with pytest.raises(InputError, match=r"benchmark/inference\.json: no such file"):
         MEASURES["latency"].read(source)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"reference": "a"', "not JSON"),
+        ('{"reference": "a", "correct": 1}', "'correct' is 1, expected bool"),
+    ],
+)
+def test_a_broken_line_is_named(source, line, said):
+    path = source.cell / "results/full.jsonl"
+    path.write_text('{"reference": "a", "correct": true}\n' + line + "\n")
+    with pytest.raises(InputError, match=rf"results/full\.jsonl:2: found {said}"):
+        read("accuracy_by_length", source)
 
 
 def test_names_are_checked():
