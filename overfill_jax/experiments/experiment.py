@@ -2,7 +2,8 @@
 of them in figures and tables; into `experiments/NAME/`.
 
 A run that was stopped goes on with the stage that it was in; on SIGTERM a training saves first, and
-goes on with its next step. A cell that fails is told and marked; the others go on.
+goes on with its next step. A cell that fails is told and marked; the others go on. Of two processes
+on one workdir, the one that comes to stages which the other is running ends there.
 """
 
 import time
@@ -17,11 +18,13 @@ from overfill_jax.errors import InputError
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
 from overfill_jax.experiments.lines import lines_of, table_of, undefined_in
+from overfill_jax.experiments.lock import locked
 from overfill_jax.experiments.measures import MEASURES, Source, check_measures
 from overfill_jax.experiments.report import as_lines, write
 from overfill_jax.experiments.runs import all_done, check_done, link_inputs, run_stages, seconds_of
 
 RECORD = "done.json"
+LOCK = "running.lock"
 
 # Of each cell, why it failed; '' of one that is done, None of one that is still open.
 Outcomes = Mapping[Cell, str | None]
@@ -31,8 +34,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Runs all cells that are not done; draws after each.
 
     Raises:
-      InputError: settings that make no experiment, a stage before the cells that fails, or, at the
-        end, cells that failed.
+      InputError: settings that make no experiment, a stage before the cells that fails, stages
+        that another process is running, or, at the end, cells that failed.
     """
     c = config.experiment
     if not c.name or "/" in c.name:
@@ -41,9 +44,13 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_measures(tuple(c.measures), tuple(c.systems))
     folder = workdir / "experiments" / c.name
     files.check_writable(folder / "experiment.json")
+    shared = workdir / "experiments" / "shared.json"
+    check_done(c.shared, config, shared, workdir)
     for cell in cells:
         check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
-    run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
+    if not all_done(c.shared, shared):
+        with locked(shared.with_suffix(".lock")):
+            run_stages(c.shared, config, workdir, shared, workdir)
     record.write_config(workdir / "configs" / f"experiment.{c.name}.yaml", config)
     outcomes = run_cells(cells, config, folder, workdir)
     print(as_lines(files.read_object(folder / "experiment.json")))
@@ -74,7 +81,8 @@ def run_cells(
     began = time.monotonic()
     for number, cell in enumerate(left, 1):
         logging.info("cell %d of the %d that are left: %s", number, len(left), cell.title)
-        outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
+        with locked(folder / "cells" / cell.folder / LOCK):
+            outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
         tell(config, outcomes, folder, workdir)
         minutes = (time.monotonic() - began) / number * (len(left) - number) / 60
         logging.info("%d of %d cells, %.0f min left", number, len(left), minutes)

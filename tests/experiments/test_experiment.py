@@ -1,6 +1,7 @@
 """An experiment on a tiny model: every cell once, resumed, failed, and what is told of them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from configs.default import get_config
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.experiments import experiment, runs
+from overfill_jax.experiments.lock import locked
 from overfill_jax.experiments.measures import Measure, Point
 from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
@@ -171,6 +173,27 @@ def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("lost", "lock"),
+    [
+        ("shared.json", "shared.lock"),
+        ("widths/cells/8_first_seed-0/done.json", "widths/cells/8_first_seed-0/running.lock"),
+    ],
+)
+def test_stages_are_not_run_by_two_processes(workdir, monkeypatch, tmp_path, lost, lock):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    (folder / "experiments" / lost).unlink()
+    config = configure(folder)
+    config.experiment.update({"rows": ("8: prune.hidden=8",), "measures": ()})
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    with locked(folder / "experiments" / lock):  # another process is as good as another open file
+        with pytest.raises(InputError, match=rf"{lock}: held by process {os.getpid()} on "):
+            run_stage("experiment", config, folder)
+        assert not (folder / "experiments" / lost).exists()
+    run_stage("experiment", config, folder)
+    assert (folder / "experiments" / lost).exists()
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ("calibrate.length=47", r"shared\.json: .*calibrate\.length=48, now it is 47"),
@@ -252,7 +275,7 @@ def test_data_of_a_cell_does_not_take_the_place_of_what_all_share(tmp_path):
     assert [path.read_bytes() for path in shared] == before
     (cell,) = tmp_path.glob("experiments/*/cells/*/")
     assert sorted(path.name for path in cell.iterdir()) == [
-        "configs", "data", "done.json", "tokenizer",
+        "configs", "data", "done.json", "running.lock", "tokenizer",
     ]  # fmt: skip
     own = [cell / path.relative_to(tmp_path) for path in shared]
     assert all(path.read_bytes() != old for path, old in zip(own, before, strict=True))
