@@ -1,12 +1,14 @@
-"""Ours: the paper's odd widths against aligned ones of about as many parameters."""
+"""Ours: the paper's odd widths against aligned ones of about as many parameters.
+
+Another config must name both in its `WIDTHS`, as `llama3_2_3b` does.
+"""
+
+import importlib
 
 from configs.experiments._base import experiment
+from overfill_jax.errors import InputError
 
-# Of the quickstart's 128 and 320; the decoders read 134 k and 131 k weights a token.
-WIDTHS = (
-    "reference: prune.hidden=0.74 prune.intermediate=0.81",
-    "aligned: prune.hidden=32 prune.intermediate=64",
-)
+ROWS = {"reference": "paper", "aligned": "aligned"}
 
 
 def get_config(base: str = "quickstart"):
@@ -15,9 +17,21 @@ def get_config(base: str = "quickstart"):
         name="alignment",
         title="Reference widths against aligned ones",
         x="widths",
-        rows=WIDTHS,
+        rows=_rows(base.partition(":")[0]),
         seeds=(0, 1, 2),
         stages=("prune", "train", "evaluate"),
         systems=("two_stage",),
         measures=("accuracy", "loss"),
+    )
+
+
+def _rows(name: str) -> tuple[str, ...]:
+    module = importlib.import_module(f"configs.{name}")
+    if not hasattr(module, "WIDTHS"):
+        raise InputError(
+            f"configs/{name}.py: found no WIDTHS, expected 'paper' and 'aligned' ones to compare"
+        )
+    return tuple(
+        "{}: prune.hidden={} prune.intermediate={}".format(row, *module.WIDTHS[widths])
+        for row, widths in ROWS.items()
     )

@@ -1,7 +1,8 @@
 """The paper: the full model frozen against both trained together, by pruning ratio.
 
 Together at a tenth of the rate: at a decoder's own, a full model that is trained already falls
-apart (0.28 instead of 0.89 right on the quickstart).
+apart (0.28 instead of 0.89 right on the quickstart). A tenth of what the base config
+says: to change both, `--config.train.learning_rate` wants `--config.experiment.stages` beside it.
 """
 
 from configs.experiments._base import RATIOS, experiment

@@ -2,11 +2,12 @@
 of them in figures and tables; into `experiments/NAME/`.
 
 A run that was stopped goes on with the stage that it was in; on SIGTERM a training saves first, and
-goes on with its next step. A cell that fails is told and marked; the others go on.
+goes on with its next step. A cell that fails is told and marked; the others go on. Of two processes
+on one workdir, the one that comes to stages which the other is running ends there.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -16,23 +17,25 @@ from overfill_jax import files, record
 from overfill_jax.errors import InputError
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
-from overfill_jax.experiments.lines import lines_of, table_of
+from overfill_jax.experiments.lines import lines_of, table_of, undefined_in
+from overfill_jax.experiments.lock import locked
 from overfill_jax.experiments.measures import MEASURES, Source, check_measures
 from overfill_jax.experiments.report import as_lines, write
-from overfill_jax.experiments.runs import check_done, link_inputs, run_stages, seconds_of
+from overfill_jax.experiments.runs import all_done, check_done, link_inputs, run_stages, seconds_of
 
 RECORD = "done.json"
+LOCK = "running.lock"
 
-# Of each cell that was begun, why it failed; '' of one that is done.
-Outcomes = Mapping[Cell, str]
+# Of each cell, why it failed; '' of one that is done, None of one that is still open.
+Outcomes = Mapping[Cell, str | None]
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Runs all cells that are not done; draws after each.
 
     Raises:
-      InputError: settings that make no experiment, a stage before the cells that fails, or, at the
-        end, cells that failed.
+      InputError: settings that make no experiment, a stage before the cells that fails, stages
+        that another process is running, or, at the end, cells that failed.
     """
     c = config.experiment
     if not c.name or "/" in c.name:
@@ -41,18 +44,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_measures(tuple(c.measures), tuple(c.systems))
     folder = workdir / "experiments" / c.name
     files.check_writable(folder / "experiment.json")
+    shared = workdir / "experiments" / "shared.json"
+    check_done(c.shared, config, shared, workdir)
     for cell in cells:
         check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
-    run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
+    if not all_done(c.shared, shared):
+        with locked(shared.with_suffix(".lock")):
+            run_stages(c.shared, config, workdir, shared, workdir)
     record.write_config(workdir / "configs" / f"experiment.{c.name}.yaml", config)
-    outcomes: dict[Cell, str] = {}
-    began = time.monotonic()
-    for number, cell in enumerate(cells, 1):
-        logging.info("cell %d of %d: %s", number, len(cells), cell.title)
-        outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
-        tell(config, outcomes, folder, workdir)
-        left = (time.monotonic() - began) / number * (len(cells) - number)
-        logging.info("%d of %d cells, %.0f min left", number, len(cells), left / 60)
+    outcomes = run_cells(cells, config, folder, workdir)
     print(as_lines(files.read_object(folder / "experiment.json")))
     failed = {cell.title: error for cell, error in outcomes.items() if error}
     if failed:
@@ -60,6 +60,33 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise InputError(
             f"{folder}: {len(failed)} of {len(cells)} cells failed; {first[0]}: {first[1]}"
         )
+
+
+def run_cells(
+    cells: Sequence[Cell], config: ml_collections.ConfigDict, folder: Path, workdir: Path
+) -> Outcomes:
+    """Measures the cells that are done already, then runs the others one by one.
+
+    Tells of all cells before and after each of these, so that no report lacks what is done.
+    """
+    outcomes: dict[Cell, str | None] = dict.fromkeys(cells)
+    stages = config.experiment.stages
+    left = []
+    for cell in cells:
+        if all_done(stages, folder / "cells" / cell.folder / RECORD):
+            outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
+        else:
+            left.append(cell)
+    tell(config, outcomes, folder, workdir)
+    began = time.monotonic()
+    for number, cell in enumerate(left, 1):
+        logging.info("cell %d of the %d that are left: %s", number, len(left), cell.title)
+        with locked(folder / "cells" / cell.folder / LOCK):
+            outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
+        tell(config, outcomes, folder, workdir)
+        minutes = (time.monotonic() - began) / number * (len(left) - number) / 60
+        logging.info("%d of %d cells, %.0f min left", number, len(left), minutes)
+    return outcomes
 
 
 def run_cell(
@@ -92,16 +119,17 @@ def run_cell(
 def tell(
     config: ml_collections.ConfigDict, outcomes: Outcomes, folder: Path, workdir: Path
 ) -> None:
-    """Draws every measure of the cells that are done, and writes the report."""
+    """Draws every measure of the cells that are done, and writes the report of all of them."""
     c = config.experiment
     sources = {cell: source_of(cell, config, outcomes, folder, workdir) for cell in outcomes}
     failed = [cell.row for cell, error in outcomes.items() if error]
-    tables, figures = [], []
+    tables, figures, undefined = [], [], []
     for name in c.measures:
         measure = MEASURES[name]
-        points = {cell: measure.read(at) for cell, at in sources.items() if not outcomes[cell]}
+        points = {cell: measure.read(at) for cell, at in sources.items() if outcomes[cell] == ""}
         lines = lines_of(measure, points)
         draw(measure, c.title, c.x, lines, failed, folder / f"{name}.png")
+        undefined += [f"{measure.axis}: {one}" for one in undefined_in(points)]
         figures.append({"file": f"{name}.png", "title": f"{c.title}: {measure.axis}"})
         if measure.tabled and lines:
             tables.append({"title": measure.axis, "cells": table_of(measure, c.x, lines)})
@@ -110,15 +138,15 @@ def tell(
             "row": cell.row,
             "series": cell.series,
             "seed": cell.seed,
-            "status": "failed" if error else "done",
-            "error": error,
+            "status": "open" if error is None else "failed" if error else "done",
+            "error": error or "",
             "seconds": seconds_of(sources[cell].cell / RECORD),
             "folder": f"cells/{cell.folder}",
         }
         for cell, error in outcomes.items()
     ]
     found = {"name": c.name, "title": c.title, "x": c.x, "cells": cells}
-    write({**found, "figures": figures, "tables": tables}, folder)
+    write({**found, "figures": figures, "tables": tables, "undefined": undefined}, folder)
 
 
 def source_of(

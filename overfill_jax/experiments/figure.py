@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from overfill_jax.evaluation.plots import STYLES, finish, save
-from overfill_jax.experiments.lines import Lines, mean
+from overfill_jax.experiments.lines import Lines, Spot, mean, reach, values_of
 from overfill_jax.experiments.measures import TITLES, Measure
 
 # Of lines that are no system's own: colours of Okabe and Ito, and what else tells them apart.
@@ -54,8 +54,8 @@ def draw(
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(labels.values(), labels, loc="outside right upper", frameon=False, fontsize=9)
-    told = f"\n{len(failed)} cells failed and are missing" if failed and not ticks else ""
-    figure.suptitle(title + told, fontsize=11)
+    missing = f"{len(failed)} cells failed and are missing" if failed and not ticks else ""
+    figure.suptitle("\n".join(filter(None, (title, missing, _bars(lines)))), fontsize=11)
     save(figure, path)
 
 
@@ -65,33 +65,59 @@ def _ticks(panels: Lines, failed: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(map(str, [*rows, *failed])))
 
 
+def _numbers(ticks: Sequence[str]) -> bool:
+    try:
+        return all(math.isfinite(float(tick)) for tick in ticks)
+    except ValueError:
+        return False
+
+
 def _places(ticks: Sequence[str]) -> dict[str, float]:
     """Where each row stands: at its number if all are numbers, else in turn."""
-    try:
+    if _numbers(ticks):
         return {tick: float(tick) for tick in ticks}
-    except ValueError:
-        return {tick: float(place) for place, tick in enumerate(ticks)}
+    return {tick: float(place) for place, tick in enumerate(ticks)}
 
 
 def _draw_line(axes: Axes, line: Mapping, ticks: Sequence[str], **style) -> None:
+    """The means, with bars where there is a reach; no line joins places that are no numbers."""
     places = _places(ticks)
     spots = sorted(
-        (
-            mean(places[x] if isinstance(x, str) else x for x, _ in spot),
-            [value for _, value in spot],
-        )
-        for spot in line.values()
+        (places[key] if spot[0].x is None else mean(point.x for point in spot), *_bar(spot))
+        for key, spot in line.items()
+        if values_of(spot)
     )
-    xs = [x for x, _ in spots]
-    means = [mean(values) for _, values in spots]
-    if any(len(values) > 1 for _, values in spots):
-        errors = [
-            [middle - min(values) for middle, (_, values) in zip(means, spots, strict=True)],
-            [max(values) - middle for middle, (_, values) in zip(means, spots, strict=True)],
-        ]
-        axes.errorbar(xs, means, errors, capsize=3, lw=1.6, ms=6, **style)
+    if not spots:
+        return
+    xs, means, below, above = zip(*spots, strict=True)
+    look = {**style, "lw": 1.6, "ms": 6 if len(xs) < 20 else 0}
+    if not _numbers(ticks):
+        look["ls"] = "none"
+    if any(below + above):
+        axes.errorbar(xs, means, [below, above], capsize=3, **look)
     else:
-        axes.plot(xs, means, lw=1.6, ms=6 if len(xs) < 20 else 0, **style)
+        axes.plot(xs, means, **look)
+
+
+def _bar(spot: Spot) -> tuple[float, float, float]:
+    """The mean, and how far the bar goes below and above it."""
+    middle = mean(values_of(spot))
+    low, high = reach(spot) or (middle, middle)
+    # Of seeds that are alike, the mean may be off by its rounding.
+    return middle, max(middle - low, 0.0), max(high - middle, 0.0)
+
+
+def _bars(lines: Lines) -> str:
+    """What the bars stand for; '' if there are none."""
+    spots = [spot for panel in lines.values() for line in panel.values() for spot in line.values()]
+    kinds = {
+        "least to most of the seeds": any(len(values_of(spot)) > 1 for spot in spots),
+        "95 % interval of a single seed": any(
+            len(values_of(spot)) == 1 and reach(spot) for spot in spots
+        ),
+    }
+    told = " or ".join(kind for kind, there in kinds.items() if there)
+    return told and f"bars: {told}"
 
 
 def _finish(axes: Axes, measure: Measure, x: str, ticks: Sequence[str]) -> None:

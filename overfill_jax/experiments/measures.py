@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.evaluation import accuracy as judged
 from overfill_jax.evaluation.plots import RARE
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, SYSTEMS, TWO_STAGE
+from overfill_jax.evaluation.tasks.rows import read_rows
 from overfill_jax.training.metrics import read_metrics
 
 TITLES = {system.name: system.title for system in SYSTEMS}
@@ -35,12 +36,14 @@ class Point:
       value: None where it is not defined.
       x: where it stands; None: at the cell's row.
       panel: the task that it is of; '' for all.
+      interval: the 95 % interval of the value, where the results have one.
     """
 
     line: str
     value: float | int | None
     x: float | int | None = None
     panel: str = ""
+    interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Measure:
       axis: what the figure's y axis says.
       read: the numbers.
       x: what the x axis says; '' where the rows stand there.
-      joins: points of all rows form one line.
+      common: what the seeds of one number have in common, their "x"; or, where that is measured
+        and differs a little, their "row", in which case all rows form one line, or their "line".
       logarithmic: the y axis.
       tabled: whether the numbers are worth a table.
     """
@@ -78,20 +82,20 @@ class Measure:
     axis: str
     read: Callable[[Source], list[Point]]
     x: str = ""
-    joins: bool = False
+    common: Literal["x", "row", "line"] = "x"
     logarithmic: bool = False
     tabled: bool = True
 
 
 def accuracy(source: Source) -> list[Point]:
     """Mean over the families."""
-    return [Point(t, found["accuracy"]["share"]) for t, found in _results(source)]
+    return [_accuracy(source, name) for name in source.systems]
 
 
 def families(source: Source) -> list[Point]:
     """The accuracy on each family."""
     return [
-        Point(title, family["share"], panel=name)
+        Point(title, family["share"], panel=name, interval=_interval(family))
         for title, found in _results(source)
         for name, family in found["families"].items()
     ]
@@ -136,7 +140,7 @@ def gain(source: Source) -> list[Point]:
 def accuracy_by_tokens(source: Source) -> list[Point]:
     """Accuracy against all tokens that went into a system, the full model's included."""
     return [
-        Point(TITLES[name], _result(source, name)["accuracy"]["share"], x=_tokens(source, name))
+        dataclasses.replace(_accuracy(source, name), x=_tokens(source, name))
         for name in source.systems
         if name in TRAINED_BY
     ]
@@ -145,8 +149,9 @@ def accuracy_by_tokens(source: Source) -> list[Point]:
 def scores(source: Source) -> list[Point]:
     """The first metric of each benchmark that was asked."""
     return [
-        Point(TITLES[name], next(iter(found["metrics"].values()))["value"], panel=task)
+        Point(TITLES[name], metric["value"], panel=task, interval=_interval(metric))
         for task, name, found in _scores(source)
+        for metric in list(found["metrics"].values())[:1]
     ]
 
 
@@ -245,12 +250,16 @@ MEASURES = {
     "families": Measure("exact-match accuracy, by task", families),
     "loss": Measure("answer loss (nats per token)", loss, logarithmic=True),
     "positions": Measure(
-        "loss (nats per token)", positions, "place in the answer (token)", False, True, False
+        "loss (nats per token)",
+        positions,
+        "place in the answer (token)",
+        logarithmic=True,
+        tabled=False,
     ),
     "gap": Measure("share of the gap closed", gap),
     "relative_gain": Measure("relative gain, mean of the tasks", gain),
     "accuracy_by_tokens": Measure(
-        "exact-match accuracy", accuracy_by_tokens, "tokens trained on, all models", joins=True
+        "exact-match accuracy", accuracy_by_tokens, "tokens trained on, all models", "row"
     ),
     "scores": Measure("score", scores),
     "answer_lengths": Measure("tokens of an answer, mean", answer_lengths),
@@ -265,14 +274,14 @@ MEASURES = {
         "loss (nats per token)",
         refreshed_positions,
         "place in the answer (token)",
-        False,
-        True,
-        False,
+        logarithmic=True,
+        tabled=False,
     ),
     "refreshed_accuracy": Measure(
         "exact-match accuracy",
         refreshed_accuracy,
         "tokens a second over the full model's, by bytes",
+        "line",
     ),
     "refreshed_by_length": Measure(
         "exact-match accuracy", refreshed_by_length, "words of the reference answer"
@@ -308,6 +317,16 @@ def _result(source: Source, system: str) -> dict[str, Any]:
     return files.read_object(source.cell / "results" / f"{system}.json")
 
 
+def _accuracy(source: Source, system: str) -> Point:
+    found = _result(source, system)["accuracy"]
+    return Point(TITLES[system], found["share"], interval=_interval(found))
+
+
+def _interval(found: Mapping[str, float]) -> tuple[float, float]:
+    """Of a share or a metric, as results and scores hold it."""
+    return found["low"], found["high"]
+
+
 def _scores(source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for folder in sorted((source.cell / "scores").glob("*/")):
         for name in source.systems:
@@ -315,7 +334,7 @@ def _scores(source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _quarters(path: Path) -> list[tuple[float, float]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    rows = [row for _, row in read_rows(path, {"reference": str, "correct": bool})]
     return judged.accuracy_by_length(
         [row["reference"] for row in rows], [row["correct"] for row in rows]
     )

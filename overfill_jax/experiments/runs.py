@@ -13,13 +13,27 @@ from absl import logging
 from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
 from overfill_jax.overrides import with_settings
+from overfill_jax.record import flat
 from overfill_jax.stages import PREEMPTIBLE, run_stage
 
-# Sections that a stage reads beside its own, `text` and the seed.
+# Sections and keys that a stage reads beside its own section, `text` and the seed. The mesh only
+# where it decides the numbers, those of time and memory.
 FURTHER = {
-    "benchmark": ("evaluate", "generate", "engine", "plan", "mesh", "prune", "quantise", "train"),
+    "benchmark": (
+        "attention",
+        "evaluate",
+        "generate",
+        "engine",
+        "plan",
+        "mesh",
+        "prune",
+        "quantise",
+        "train",
+    ),
     "harness": ("generate",),
-    "plan": ("convert", "mesh", "prune", "quantise", "train"),
+    "plan": ("attention", "convert", "mesh", "prune", "quantise", "train"),
+    "prune": ("calibrate.batch_size", "calibrate.dtype"),
+    "train": ("attention",),
 }
 # What stages before the cells leave for them.
 LINKED = ("text", "data", "tokenizer", "full", "importance.npz", "calibration.npz")
@@ -81,6 +95,11 @@ def check_done(
                 )
 
 
+def all_done(stages: Sequence[str], record: Path) -> bool:
+    """Whether no stage is left, by a record that `check_done` has passed."""
+    return len(_done(record)) >= len(stages)
+
+
 def link_inputs(folder: Path, workdir: Path) -> None:
     """Lets a cell's folder see what was made for all of them; what it has of its own stays."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +127,7 @@ def _each(
 
 def _settings(text: str, config: ml_collections.ConfigDict, workdir: Path) -> dict[str, object]:
     stage = text.split()[0]
-    sections = [s for s in (stage, "text", *FURTHER.get(stage, ())) if s in config]
+    read = {stage, "text", "seed", *FURTHER.get(stage, ())}
     # As a path begins: the workdir may be called "." or "a".
     place = re.compile(rf"(?<![\w./-]){re.escape(str(workdir))}(?=/)")
 
@@ -117,9 +136,8 @@ def _settings(text: str, config: ml_collections.ConfigDict, workdir: Path) -> di
             return list(value)
         return place.sub("{workdir}", value) if isinstance(value, str) else value
 
-    found = {
-        f"{section}.{key}": plain(value)
-        for section in sections
-        for key, value in config[section].items()
+    return {
+        key: plain(value)
+        for key, value in flat(config).items()
+        if key in read or key.partition(".")[0] in read
     }
-    return found | {"seed": config.seed}

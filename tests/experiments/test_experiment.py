@@ -1,6 +1,7 @@
 """An experiment on a tiny model: every cell once, resumed, failed, and what is told of them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from configs.default import get_config
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
-from overfill_jax.experiments import runs
+from overfill_jax.experiments import experiment, runs
+from overfill_jax.experiments.lock import locked
+from overfill_jax.experiments.measures import Measure, Point
 from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
 from tests.test_pipeline import SHAPE, make_config
@@ -80,6 +83,18 @@ def test_numbers_are_those_of_the_stages(workdir):
     assert all(0 < float(share) < 1 for share in shares[2:])
 
 
+def test_numbers_that_are_not_defined_are_named(workdir, monkeypatch, tmp_path):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    config = configure(folder)
+    config.experiment.update({"rows": ("8: prune.hidden=8",), "measures": ("undefined",)})
+    measure = Measure("share", lambda source: [Point("full", None)])
+    monkeypatch.setitem(experiment.MEASURES, "undefined", measure)
+    run_stage("experiment", config, folder)
+    report = (folder / "experiments/widths/report.md").read_text()
+    assert "| 8 | undefined | undefined |" in report
+    assert "not defined\n\n- share: 8, important, seed 0, full\n- share: 8, first" in report
+
+
 def test_a_figure_stands_for_every_measure(workdir):
     folder = workdir / "experiments/widths"
     for figure in found(workdir)["figures"]:
@@ -113,15 +128,35 @@ def test_a_machine_that_is_taken_away_ends_it_between_two_stages(workdir, monkey
     cells = folder / "experiments/widths/cells"
     for cell in cells.iterdir():
         (cell / "done.json").unlink(missing_ok=True)
-    asked, told = [], folder / "experiments/widths/experiment.json"
-    before = told.read_bytes()
+    asked, config = [], configure(folder)
+    config.experiment.measures = ()
     monkeypatch.setattr(runs, "run_stage", lambda stage, *_: asked.append(stage))
     monkeypatch.setattr(distributed, "preempted", lambda: bool(asked))
     for _ in range(2):
         with pytest.raises(distributed.Preempted, match=r"ended in 'evaluate .* of 8_impor"):
-            run_stage("experiment", configure(folder), folder)
+            run_stage("experiment", config, folder)
         assert asked == ["prune"]  # which is not done twice
-        assert told.read_bytes() == before
+        assert [cell["status"] for cell in found(folder)["cells"]] == ["open"] * 4
+
+
+def test_what_is_done_stays_told_while_other_cells_are_open(workdir, monkeypatch, tmp_path):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    config = configure(folder)
+    config.experiment.rows = ("16: prune.hidden=16", *config.experiment.rows)
+
+    def end(*_):
+        raise distributed.Preempted
+
+    monkeypatch.setattr(runs, "run_stage", end)
+    with pytest.raises(distributed.Preempted):
+        run_stage("experiment", config, folder)
+    told = found(folder)
+    statuses = {(cell["row"], cell["status"]) for cell in told["cells"]}
+    assert statuses == {("16", "open"), ("8", "done"), ("99", "open")}
+    assert told["tables"][:2] == found(workdir)["tables"][:2]
+    report = (folder / "experiments/widths/report.md").read_text()
+    assert "\n\n4 of 6 cells open: 16, important, seed 0; 16, first, seed 0; 99, imp" in report
+    assert "cells open" not in (workdir / "experiments/widths/report.md").read_text()
 
 
 def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypatch):
@@ -135,6 +170,27 @@ def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypa
     assert [cell["status"] for cell in found(workdir)["cells"]] == ["failed"] * 4
     for path, content in kept.items():
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("lost", "lock"),
+    [
+        ("shared.json", "shared.lock"),
+        ("widths/cells/8_first_seed-0/done.json", "widths/cells/8_first_seed-0/running.lock"),
+    ],
+)
+def test_stages_are_not_run_by_two_processes(workdir, monkeypatch, tmp_path, lost, lock):
+    folder = shutil.copytree(workdir, tmp_path / "copy", symlinks=True)
+    (folder / "experiments" / lost).unlink()
+    config = configure(folder)
+    config.experiment.update({"rows": ("8: prune.hidden=8",), "measures": ()})
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    with locked(folder / "experiments" / lock):  # another process is as good as another open file
+        with pytest.raises(InputError, match=rf"{lock}: held by process {os.getpid()} on "):
+            run_stage("experiment", config, folder)
+        assert not (folder / "experiments" / lost).exists()
+    run_stage("experiment", config, folder)
+    assert (folder / "experiments" / lost).exists()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +220,9 @@ def test_other_settings_do_not_mix_with_what_is_done(workdir, monkeypatch, chang
         ("benchmark benchmark.subject=train", "train.batch_size=3"),
         ("harness", "generate.refresh=every"),
         ("plan", "prune.hidden=8"),
+        ("prune", "calibrate.batch_size=3"),
+        ("prune", "calibrate.dtype=bfloat16"),
+        ("train", "attention=xla"),
     ],
 )
 def test_settings_of_other_sections_that_a_stage_reads_do_not_mix(
@@ -175,6 +234,18 @@ def test_settings_of_other_sections_that_a_stage_reads_do_not_mix(
     runs.check_done([stage], config, record, tmp_path)
     with pytest.raises(InputError, match=f"was done with {change.partition('=')[0]}="):
         runs.check_done([stage], with_settings(config, [change], "change"), record, tmp_path)
+
+
+def test_a_stage_is_not_refused_for_what_it_does_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "run_stage", lambda *_: None)
+    config, record = make_config(tmp_path), tmp_path / "done.json"
+    runs.run_stages(["init", "train", "evaluate"], config, tmp_path, record, tmp_path)
+    done = json.loads(record.read_text())["stages"]
+    assert [("attention" in stage["settings"]) for stage in done] == [False, True, False]
+    del done[1]["settings"]["attention"]  # as in a record of before it was kept
+    record.write_text(json.dumps({"stages": done}))
+    changed = with_settings(config, ["attention=xla", "mesh.fsdp=2"], "change")
+    runs.check_done(["init", "train", "evaluate"], changed, record, tmp_path)
 
 
 @pytest.mark.parametrize("name", [".", "a", "train", "/b"])
@@ -204,7 +275,7 @@ def test_data_of_a_cell_does_not_take_the_place_of_what_all_share(tmp_path):
     assert [path.read_bytes() for path in shared] == before
     (cell,) = tmp_path.glob("experiments/*/cells/*/")
     assert sorted(path.name for path in cell.iterdir()) == [
-        "configs", "data", "done.json", "tokenizer",
+        "configs", "data", "done.json", "running.lock", "tokenizer",
     ]  # fmt: skip
     own = [cell / path.relative_to(tmp_path) for path in shared]
     assert all(path.read_bytes() != old for path, old in zip(own, before, strict=True))

@@ -15,14 +15,23 @@ def write(path, value):
     path.write_text(json.dumps(value))
 
 
+def proportion(share):
+    return {"share": share, "low": share - 0.1, "high": share + 0.1}
+
+
+def point(line, share, **where):
+    """That of a proportion."""
+    return Point(line, share, interval=(share - 0.1, share + 0.1), **where)
+
+
 def result(path, system, shares, losses):
     """A result of families with these accuracies, of answers with these losses by position."""
     mean = sum(shares.values()) / len(shares)
     write(
         path / f"results/{system}.json",
         {
-            "accuracy": {"share": mean},
-            "families": {name: {"share": share} for name, share in shares.items()},
+            "accuracy": proportion(mean),
+            "families": {name: proportion(share) for name, share in shares.items()},
             "loss": {
                 "total": {"loss": losses[0][0]},
                 "positions": [{"loss": loss, "tokens": tokens} for loss, tokens in losses],
@@ -46,10 +55,10 @@ def read(name, source):
 
 
 def test_results_of_the_systems_that_are_wanted(source):
-    assert read("accuracy", source) == [Point("full", 0.9), Point("two-stage", 0.75)]
+    assert read("accuracy", source) == [point("full", 0.9), point("two-stage", 0.75)]
     assert read("families", source)[2:] == [
-        Point("two-stage", 0.9, panel="a"),
-        Point("two-stage", 0.6, panel="b"),
+        point("two-stage", 0.9, panel="a"),
+        point("two-stage", 0.6, panel="b"),
     ]
     assert read("loss", source) == [Point("full", 0.1), Point("two-stage", 0.5)]
     # The third place is reached by too few answers.
@@ -85,8 +94,8 @@ def test_all_tokens_of_what_a_system_is_made_of_count(source):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     np.savez(source.cell / "importance.npz", provenance=json.dumps({"tokens": 20}))
     assert read("accuracy_by_tokens", source) == [
-        Point("two-stage", 0.75, x=30 + 20 + 1000 + 500),
-        Point("scratch", 0.05, x=7),
+        point("two-stage", 0.75, x=30 + 20 + 1000 + 500),
+        point("scratch", 0.05, x=7),
     ]
 
 
@@ -97,7 +106,7 @@ def test_of_a_full_model_that_is_tuned_no_calibration_counts(source):
     (folder / "metrics.jsonl").write_text('{"step": 1, "all_tokens": 9.0}\n')
     source = dataclasses.replace(source, systems=("full_tuned",))
     assert not (source.cell / "importance.npz").exists()  # nothing needs it
-    assert read("accuracy_by_tokens", source) == [Point("full, tuned", 0.5, x=9 + 1000)]
+    assert read("accuracy_by_tokens", source) == [point("full, tuned", 0.5, x=9 + 1000)]
 
 
 def test_lengths_are_quarters_of_the_rows(source):
@@ -114,10 +123,13 @@ def test_lengths_are_quarters_of_the_rows(source):
 def test_scores_and_lengths_of_each_benchmark(source):
     for task, lengths in (("arc", None), ("wmt16", {"mean": 12.5})):
         for system in source.systems:
-            found = {"metrics": {"bleu": {"value": 33.0}, "ter": {"value": 1}}, "lengths": lengths}
+            bleu = {"value": 33.0, "low": 31.0, "high": 34.5}
+            found = {"metrics": {"bleu": bleu, "ter": {"value": 1}}, "lengths": lengths}
             write(source.cell / f"scores/{task}/{system}.json", found)
-    assert read("scores", source)[::2] == [Point("full", 33.0, panel=t) for t in ("arc", "wmt16")]
-    assert [point.panel for point in read("answer_lengths", source)] == ["wmt16", "wmt16"]
+    assert read("scores", source)[::2] == [
+        Point("full", 33.0, panel=task, interval=(31.0, 34.5)) for task in ("arc", "wmt16")
+    ]
+    assert [one.panel for one in read("answer_lengths", source)] == ["wmt16", "wmt16"]
 
 
 def test_overlap_with_the_first_cell(source):
@@ -204,12 +216,26 @@ def test_benchmarks_of_precision_and_time(source):
         Point("two-stage, batch 1, 512 tokens in", 2.0, x=128),
         Point("two-stage, batch 1, 2048 tokens in", 4.0, x=128),
     ]
-    assert [point.value for point in read("prefill_share", source)] == [0.25, 0.125]
+    assert [one.value for one in read("prefill_share", source)] == [0.25, 0.125]
 
 
 def test_a_missing_file_is_named(source):
-    with pytest.raises(InputError, match=r"scratch\.json|no such file"):
+    with pytest.raises(InputError, match=r"benchmark/inference\.json: no such file"):
         MEASURES["latency"].read(source)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"reference": "a"', "not JSON"),
+        ('{"reference": "a", "correct": 1}', "'correct' is 1, expected bool"),
+    ],
+)
+def test_a_broken_line_is_named(source, line, said):
+    path = source.cell / "results/full.jsonl"
+    path.write_text('{"reference": "a", "correct": true}\n' + line + "\n")
+    with pytest.raises(InputError, match=rf"results/full\.jsonl:2: found {said}"):
+        read("accuracy_by_length", source)
 
 
 def test_names_are_checked():
