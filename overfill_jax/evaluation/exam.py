@@ -11,6 +11,7 @@ import ml_collections
 from overfill_jax.data.chat import ChatTemplate, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation.marks import judge_of
 from overfill_jax.evaluation.systems import (
     FULL,
     SYSTEMS,
@@ -50,6 +51,8 @@ class Exam:
     Attributes:
       asked: the questions in the order of the file.
       tokenizer: of the full model, which all systems share.
+      source: the file of the questions.
+      limit: how many of its questions are asked; 0 for all.
       shots: examples before each question.
       max_new_tokens: an answer is cut there.
       first_token: who gives the first answer token of a pair.
@@ -60,6 +63,8 @@ class Exam:
     benchmark: Benchmark
     asked: Sequence[Asked]
     tokenizer: Tokenizer
+    source: str
+    limit: int
     shots: int
     max_new_tokens: int
     first_token: Literal["full", "decoder"]
@@ -78,6 +83,13 @@ class Exam:
             "reader": load_fingerprint(workdir / system.reader),
             "writer": load_fingerprint(workdir / system.writer),
         }
+
+    def described(self, system: System, workdir: Path) -> dict[str, Any]:
+        """What a score of a system depends on: the same, the questions, and who judges."""
+        found = {"source": self.source, "limit": self.limit, "judge": judge_of(self.benchmark)}
+        if self.benchmark.signature is not None:
+            found["signature"] = self.benchmark.signature()
+        return self.settings(system, workdir) | found
 
 
 def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
@@ -109,6 +121,8 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
         benchmark=benchmark,
         asked=asked,
         tokenizer=tokenizer,
+        source=c.source,
+        limit=c.limit,
         shots=shots,
         max_new_tokens=c.max_new_tokens or benchmark.max_new_tokens,
         first_token=c.first_token,
