@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import ml_collections
 
-from overfill_jax.data.chat import ChatTemplate, load_template
+from overfill_jax.data.chat import ChatTemplate, encode_behind, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.marks import judge_of
@@ -116,7 +116,7 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
     check_vocabulary(tokenizer, load_config(folder).vocab_size, str(folder))
     shots = benchmark.shots if c.shots == -1 else c.shots
     questions = benchmark.read(Path(c.source), shots)[: c.limit or None]
-    asked = [_encoded(question, tokenizer, template) for question in questions]
+    asked = [encode_question(question, tokenizer, template, c.source) for question in questions]
     return Exam(
         benchmark=benchmark,
         asked=asked,
@@ -131,13 +131,23 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
     )
 
 
-def _encoded(question: Question, tokenizer: Tokenizer, template: ChatTemplate) -> Asked:
+def encode_question(
+    question: Question, tokenizer: Tokenizer, template: ChatTemplate, source: str
+) -> Asked:
+    """A question as tokens; the prompt's are the same whatever choice stands behind it.
+
+    Raises:
+      InputError: the template refuses it, or a choice adds no token; names the source.
+    """
     text = template.render(question.messages, add_generation_prompt=True) + question.prefix
     tokens = tokenizer.encode(text)
-    # Encoded with the prompt, as the models would have written them.
-    choices = [tokenizer.encode(text + choice)[len(tokens) :] for choice in question.choices]
-    if not all(choices):
-        raise InputError(f"question {question.id}: found a choice that adds no token to the prompt")
+    choices = [encode_behind(tokens, text, choice, tokenizer) for choice in question.choices]
+    for choice, added in zip(question.choices, choices, strict=True):
+        if not added:
+            raise InputError(
+                f"score.source: {source}, question {question.id}: found the choice {choice!r:.60}, "
+                "which adds no token to the prompt; expected text"
+            )
     return Asked(question, text, tokens, choices)
 
 
