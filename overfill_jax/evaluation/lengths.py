@@ -42,7 +42,7 @@ def lengths_of(tokens: Sequence[int], answers: Sequence[str], ended: Sequence[st
     )
 
 
-def cells(lengths: Lengths) -> list[str]:
+def as_cells(lengths: Lengths) -> list[str]:
     """Of a table, under HEADER."""
     found = lengths
     return [

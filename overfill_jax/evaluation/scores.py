@@ -8,7 +8,7 @@ import numpy as np
 
 from overfill_jax.evaluation import bootstrap
 from overfill_jax.evaluation.accuracy import wilson
-from overfill_jax.evaluation.lengths import HEADER, Lengths, cells, lengths_of
+from overfill_jax.evaluation.lengths import HEADER, Lengths, as_cells, lengths_of
 from overfill_jax.evaluation.systems import System
 from overfill_jax.evaluation.table import as_markdown, as_text
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, Whole
@@ -99,7 +99,7 @@ def table(scores: Sequence[Score]) -> list[list[str]]:
         [
             score.system.title,
             *(_shown(score.metrics[name]) for name in names),
-            *(cells(score.lengths) if score.lengths else ()),
+            *(as_cells(score.lengths) if score.lengths else ()),
             f"{score.questions}",
         ]
         for score in scores
