@@ -26,7 +26,7 @@ def judged_as(refresh: Refresh) -> Refresh:
         return refresh
     if refresh.strictness < 1:
         raise InputError(
-            f"generate.refresh: found a strictness of {refresh.strictness}, expected 0 or 1 where "
+            f"generate.refresh_strictness: found {refresh.strictness}, expected 0 or 1 where "
             "likelihoods are asked for (loglikelihood, loglikelihood_rolling)"
         )
     return Refresh(interval=1)  # the full model's own answers, however they are drafted

@@ -143,7 +143,9 @@ def test_likelihoods_are_refreshed_as_answers_are(lm, workdir):
     assert ask(load(refresh="every", refresh_interval=1)) == pytest.approx(full, abs=1e-4)
     assert ask(lm) != pytest.approx(full, abs=1e-2)
     partly = load(refresh="every", refresh_interval=2, refresh_strictness=0.5)
-    with pytest.raises(InputError, match=r"generate\.refresh: .* likelihoods .*loglikelihood"):
+    with pytest.raises(
+        InputError, match=r"generate\.refresh_strictness: .* likelihoods .*loglikelihood"
+    ):
         ask(partly)
 
 
