@@ -185,7 +185,7 @@ def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) ->
         for row, index in enumerate(rows):
             whole = np.concatenate([examples[index].prompt, examples[index].answer])
             tokens[row, : len(whole)] = whole
-        likelihoods = refreshed_log_likelihoods(
+        likelihoods, _ = refreshed_log_likelihoods(
             reader,
             writer,
             jnp.asarray(tokens),
@@ -194,6 +194,7 @@ def loss_of(full: Model, decoder: Model, task: Task, refresh: Refresh | None) ->
             refresh.arguments()["entropy"],
             slots=slots,
             first_token=task.first_token,
+            dtype=decoder.config.dtype,
         )
         found.append(np.asarray(likelihoods)[: len(examples)])
     lengths = np.array([len(example.answer) for example in task.examples])

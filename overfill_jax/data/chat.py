@@ -111,12 +111,19 @@ def encode_conversation(
     text = template.render(messages, add_generation_prompt=False)
     if not text.startswith(prompt_text):
         raise InputError("the chat template does not put the answer behind the prompt")
-    prompt, whole = tokenizer.encode(prompt_text), tokenizer.encode(text)
-    if whole[: len(prompt)] == prompt:
-        answer = whole[len(prompt) :]
-    else:  # a token would reach over the split: the answer is encoded by itself
-        answer = _encode_inside(text[len(prompt_text) :], tokenizer)
+    prompt = tokenizer.encode(prompt_text)
+    answer = encode_behind(prompt, prompt_text, text[len(prompt_text) :], tokenizer)
     return prompt, _end_with_stop(answer, tokenizer)
+
+
+def encode_behind(
+    prompt: list[int], prompt_text: str, text: str, tokenizer: Tokenizer
+) -> list[int]:
+    """The ids of a text behind a prompt, whose own ids stay as they are."""
+    whole = tokenizer.encode(prompt_text + text)
+    if whole[: len(prompt)] == prompt:
+        return whole[len(prompt) :]
+    return _encode_inside(text, tokenizer)  # a token would reach over the split
 
 
 def _encode_inside(text: str, tokenizer: Tokenizer) -> list[int]:

@@ -18,6 +18,7 @@ from overfill_jax.data.instructions import Rejected
 from overfill_jax.evaluation import report, results, table
 from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
 from overfill_jax.evaluation.answer_loss import answer_loss
+from overfill_jax.evaluation.lengths import lengths_of
 from overfill_jax.evaluation.results import Result, Verdict
 from overfill_jax.evaluation.systems import (
     System,
@@ -116,6 +117,11 @@ def evaluate_system(system: System, reader: Model, writer: Model, task: Task) ->
         decode_bytes=decode_bytes(writer.config, writer.config.dtype, context=0),
         families=accuracy,
         accuracy=mean_accuracy(accuracy),
+        lengths=lengths_of(
+            [verdict.tokens for verdict in verdicts],
+            [verdict.answer for verdict in verdicts],
+            [verdict.reason for verdict in verdicts],
+        ),
         loss=answer_loss(likelihoods, lengths, families),
         verdicts=verdicts,
         seconds={"loss": middle - start, "answers": end - middle},
@@ -165,6 +171,7 @@ def judge(answers: Sequence[Answer], task: Task) -> list[Verdict]:
             prompt=task.tokenizer.decode(example.prompt.tolist()),
             reference=example.reference,
             answer=answer.text,
+            tokens=len(answer.tokens),
             reason=answer.reason,
             correct=task.match(answer.text, example.reference),
         )

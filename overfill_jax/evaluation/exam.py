@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import ml_collections
 
-from overfill_jax.data.chat import ChatTemplate, load_template
+from overfill_jax.data.chat import ChatTemplate, encode_behind, load_template
 from overfill_jax.data.tokenizers import Tokenizer, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation.marks import judge_of
 from overfill_jax.evaluation.systems import (
     FULL,
     SYSTEMS,
@@ -50,6 +51,8 @@ class Exam:
     Attributes:
       asked: the questions in the order of the file.
       tokenizer: of the full model, which all systems share.
+      source: the file of the questions.
+      limit: how many of its questions are asked; 0 for all.
       shots: examples before each question.
       max_new_tokens: an answer is cut there.
       first_token: who gives the first answer token of a pair.
@@ -60,6 +63,8 @@ class Exam:
     benchmark: Benchmark
     asked: Sequence[Asked]
     tokenizer: Tokenizer
+    source: str
+    limit: int
     shots: int
     max_new_tokens: int
     first_token: Literal["full", "decoder"]
@@ -78,6 +83,13 @@ class Exam:
             "reader": load_fingerprint(workdir / system.reader),
             "writer": load_fingerprint(workdir / system.writer),
         }
+
+    def described(self, system: System, workdir: Path) -> dict[str, Any]:
+        """What a score of a system depends on: the same, the questions, and who judges."""
+        found = {"source": self.source, "limit": self.limit, "judge": judge_of(self.benchmark)}
+        if self.benchmark.signature is not None:
+            found["signature"] = self.benchmark.signature()
+        return self.settings(system, workdir) | found
 
 
 def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
@@ -104,11 +116,13 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
     check_vocabulary(tokenizer, load_config(folder).vocab_size, str(folder))
     shots = benchmark.shots if c.shots == -1 else c.shots
     questions = benchmark.read(Path(c.source), shots)[: c.limit or None]
-    asked = [_encoded(question, tokenizer, template) for question in questions]
+    asked = [encode_question(question, tokenizer, template, c.source) for question in questions]
     return Exam(
         benchmark=benchmark,
         asked=asked,
         tokenizer=tokenizer,
+        source=c.source,
+        limit=c.limit,
         shots=shots,
         max_new_tokens=c.max_new_tokens or benchmark.max_new_tokens,
         first_token=c.first_token,
@@ -117,13 +131,23 @@ def load_exam(config: ml_collections.ConfigDict, workdir: Path) -> Exam:
     )
 
 
-def _encoded(question: Question, tokenizer: Tokenizer, template: ChatTemplate) -> Asked:
+def encode_question(
+    question: Question, tokenizer: Tokenizer, template: ChatTemplate, source: str
+) -> Asked:
+    """A question as tokens; the prompt's are the same whatever choice stands behind it.
+
+    Raises:
+      InputError: the template refuses it, or a choice adds no token; names the source.
+    """
     text = template.render(question.messages, add_generation_prompt=True) + question.prefix
     tokens = tokenizer.encode(text)
-    # Encoded with the prompt, as the models would have written them.
-    choices = [tokenizer.encode(text + choice)[len(tokens) :] for choice in question.choices]
-    if not all(choices):
-        raise InputError(f"question {question.id}: found a choice that adds no token to the prompt")
+    choices = [encode_behind(tokens, text, choice, tokenizer) for choice in question.choices]
+    for choice, added in zip(question.choices, choices, strict=True):
+        if not added:
+            raise InputError(
+                f"score.source: {source}, question {question.id}: found the choice {choice!r:.60}, "
+                "which adds no token to the prompt; expected text"
+            )
     return Asked(question, text, tokens, choices)
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from overfill_jax.inference.settings import load_assistant
 from overfill_jax.weights.folders import load_fingerprint
 
 _PACKAGE = "lm-eval", "harness", "stage harness"
+ONE_TOKEN = (
+    "The first token of every choice is scored by the full model (generate.first_token=full); with "
+    "one-token choices two-stage equals full."
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -57,7 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         files.write_text(folder / f"{task}.jsonl", lines)
     files.write_json(folder / "results.json", found | {"settings": settings})
     tables = as_tables(found)
-    files.write_text(folder / "harness.md", as_report(names, settings, tables))
+    kinds = {task["output_type"] for task in found["configs"].values()}
+    files.write_text(folder / "harness.md", as_report(names, settings, tables, kinds))
     print(f"\n{tables}\n\nAnswers: {folder}")
 
 
@@ -124,10 +129,22 @@ def as_tables(found: dict) -> str:
     return "\n\n".join(utilities.make_table(found, kind).strip() for kind in kinds)
 
 
-def as_report(names: Sequence[str], settings: dict[str, Any], tables: str) -> str:
-    """The tables under a heading that says whose they are, and what they were made with."""
+def as_report(
+    names: Sequence[str], settings: dict[str, Any], tables: str, kinds: Collection[str]
+) -> str:
+    """The tables under a heading that says whose they are, and what they were made with.
+
+    Args:
+      names: of the pair's models, or of the one that is alone.
+      settings: as `settings_of`.
+      tables: in Markdown.
+      kinds: of the tasks, as lm-eval calls their output: `generate_until`, `multiple_choice`, ...
+    """
     told = ", ".join(f"`{key}={value!r}`" for key, value in settings.items())
-    return f"# lm-eval: {', '.join(names)}\n\n{tables}\n\nWith {told}.\n"
+    ranks = bool({"multiple_choice", "loglikelihood"}.intersection(kinds))
+    partly_the_full_models = ranks and len(names) > 1 and settings["generate.first_token"] == "full"
+    parts = [f"# lm-eval: {', '.join(names)}", tables, f"With {told}."]
+    return "\n\n".join([*parts, *[ONE_TOKEN] * partly_the_full_models]) + "\n"
 
 
 def _plain(found: dict) -> dict:

@@ -4,9 +4,10 @@
 >>> lm = OverfillLM(assistant, batch_size=32)
 >>> lm_eval.simple_evaluate(lm, tasks=["arc_challenge_chat"], apply_chat_template=True)
 
-Of a likelihood the reader reads the context and the writer gives the continuation. In a job of many
-processes lm-eval runs in each as if alone and poses the same requests, which they share out here:
-each answers its part on its own devices, with a pair of its own, and tells all. The first writes.
+Of a likelihood the reader reads the context and the writer gives the continuation, refreshed like
+an answer. In a job of many processes lm-eval runs in each as if alone and poses the same requests,
+which they share out here: each answers its part on its own devices, with a pair of its own, and
+tells all. The first writes.
 """
 
 import collections

@@ -10,14 +10,15 @@ from overfill_jax.evaluation import plots
 from overfill_jax.evaluation.results import Result
 from overfill_jax.evaluation.table import (
     as_markdown,
+    beginning,
     comparison,
+    ending,
     escaped,
     gap_sentence,
     intervals,
     summary,
 )
 
-SHOWN = 400  # characters of a sample's prompt or answer
 LINES_SHOWN = 10
 
 
@@ -75,22 +76,22 @@ def _introduction(results: Sequence[Result], settings: dict) -> str:
         "A *two-stage* system reads the prompt with the full model and writes with the pruned one; "
         "the others do both with one model. Loss: nats per token of the reference answers. "
         "Accuracy: share of the rows answered right, by greedy decoding; over all, the mean of the "
-        "families. Bytes: of the weights that one decoded token reads."
+        "families. Bytes: of the weights that one decoded token reads. Behind them: the tokens of "
+        "an answer (mean, median, most), and how many have no text or were cut at their limit."
     )
 
 
 def _sample(results: Sequence[Result], index: int) -> str:
     verdict = results[0].verdicts[index]
     family = f", {verdict.family}" if verdict.family else ""
-    cells = [["prompt", _shown(verdict.prompt), ""], ["reference", _shown(verdict.reference), ""]]
+    cells = [
+        ["prompt", ending(verdict.prompt), ""],
+        ["reference", beginning(verdict.reference), ""],
+    ]
     for result in results:
         own = result.verdicts[index]
-        cells.append([result.system.title, _shown(own.answer), "✓" if own.correct else "✗"])
+        cells.append([result.system.title, beginning(own.answer), "✓" if own.correct else "✗"])
     return f"### Line {verdict.row}{family}\n\n{as_markdown(cells, numbers=False)}"
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _curves(workdir: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from overfill_jax import files
 from overfill_jax.evaluation.accuracy import Proportion
 from overfill_jax.evaluation.answer_loss import AnswerLoss
+from overfill_jax.evaluation.lengths import Lengths
 from overfill_jax.evaluation.systems import System
 
 
@@ -16,6 +17,7 @@ class Verdict:
 
     Attributes:
       row: line in the source, from 1.
+      tokens: of the answer.
       reason: what ended the answer, a `stop` token or its `length`.
     """
 
@@ -24,6 +26,7 @@ class Verdict:
     prompt: str
     reference: str
     answer: str
+    tokens: int
     reason: str
     correct: bool
 
@@ -39,6 +42,7 @@ class Result:
       decode_bytes: the bytes of these, in the dtype of the evaluation.
       families: accuracy of each family.
       accuracy: mean over the families.
+      lengths: of the answers.
       loss: on the reference answers.
       seconds: taken by `loading`, `loss` and `answers`.
     """
@@ -50,6 +54,7 @@ class Result:
     decode_bytes: int
     families: dict[str, Proportion]
     accuracy: Proportion
+    lengths: Lengths
     loss: AnswerLoss
     verdicts: list[Verdict]
     seconds: dict[str, float]

@@ -1,7 +1,6 @@
 """The score stage: a published benchmark, asked of the systems in the workdir; scores/TASK/."""
 
 import collections
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.exam import Asked, Exam, check_prompts, choose_systems, load_exam
 from overfill_jax.evaluation.marks import mark
 from overfill_jax.evaluation.ranking import rank
+from overfill_jax.evaluation.score_files import gather, save
 from overfill_jax.evaluation.scores import Score, as_lines, as_report, score_of
 from overfill_jax.evaluation.systems import System, swap_models
 from overfill_jax.inference.answers import Answer
@@ -32,7 +32,10 @@ PROMPT_CHUNK = 512
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Asks every system what it has not answered yet; writes the answers, scores and a table."""
+    """Asks every system what it has not answered yet; writes the answers, scores and a table.
+
+    The table has the scores of former runs as well, of other systems in the same exam.
+    """
     c = config.score
     exam = load_exam(config, workdir)
     systems = choose_systems(c.systems, workdir, exam.first_token)
@@ -40,7 +43,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     folder = workdir / "scores" / exam.benchmark.name
     files.check_writable(folder / "scores.md")
     logs = {system: open_log(system, exam, folder, workdir) for system in systems}
-    scores: list[Score] = []
     models: dict[str, Model] = {}
     mesh = serving_mesh(config.mesh, exam.batch_size)
     for system, log in logs.items():
@@ -49,9 +51,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
             swap_models(models, system, workdir, exam.dtype, mesh)
             ask = rank_all if left[0].question.choices else answer_all
             ask(system, models, exam, left, log)
-        scores.append(sum_up(system, exam, log))
-        save(scores[-1], exam.settings(system, workdir), folder)
-    files.write_text(folder / "scores.md", as_report(exam.benchmark.name, scores))
+        save(sum_up(system, exam, log), exam.described(system, workdir), folder)
+    scores = gather(exam, folder, workdir)
+    settings = exam.described(systems[0], workdir)
+    files.write_text(folder / "scores.md", as_report(scores, settings))
     print(f"\n{as_lines(scores)}\n\nAnswers: {folder}")
 
 
@@ -155,10 +158,3 @@ def sum_up(system: System, exam: Exam, log: AnswerLog) -> Score:
     if found.lengths and found.lengths.empty == found.questions:
         logging.warning("%s: all %d answers are empty", system.title, found.questions)
     return found
-
-
-def save(score: Score, settings: dict[str, Any], folder: Path) -> None:
-    """Writes `<system>.json`."""
-    files.write_json(
-        folder / f"{score.system.name}.json", dataclasses.asdict(score) | {"settings": settings}
-    )

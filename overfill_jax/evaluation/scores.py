@@ -8,9 +8,16 @@ import numpy as np
 
 from overfill_jax.evaluation import bootstrap
 from overfill_jax.evaluation.accuracy import wilson
+from overfill_jax.evaluation.lengths import HEADER, Lengths, as_cells, lengths_of
 from overfill_jax.evaluation.systems import System
 from overfill_jax.evaluation.table import as_markdown, as_text
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, Whole
+
+SHOWN = ("source", "limit", "shots", "first_token", "signature")  # of a score's settings
+ONE_TOKEN = (
+    "The first token of every choice is scored by the full model (score.first_token=full); with "
+    "one-token choices two-stage equals full."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,23 +27,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-    """How long the answers of a system are: pruned decoders drift in it, which metrics hide.
-
-    Attributes:
-      mean, median, most: tokens of an answer.
-      empty: answers without text.
-      cut: answers that were cut at their limit.
-    """
-
-    mean: float
-    median: float
-    most: int
-    empty: int
-    cut: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +63,8 @@ def score_of(
 
 
 def _lengths(rows: Sequence[Mapping[str, Any]]) -> Lengths:
-    tokens = np.array([row["tokens"] for row in rows])
-    return Lengths(
-        mean=float(tokens.mean()),
-        median=float(np.median(tokens)),
-        most=int(tokens.max()),
-        empty=sum(not row["answer"].strip() for row in rows),
-        cut=sum(row["ended"] == "length" for row in rows),
-    )
+    columns = ([row[name] for row in rows] for name in ("tokens", "answer", "ended"))
+    return lengths_of(*columns)
 
 
 def _mean(marks: Sequence[float]) -> Estimate:
@@ -110,38 +94,39 @@ def _by_group(
 def table(scores: Sequence[Score]) -> list[list[str]]:
     """Cells of the table, its header first: a row for each system."""
     names = list(scores[0].metrics)
-    lengths = ["tokens", "median", "most", "empty", "cut"] if scores[0].lengths else []
+    lengths = HEADER if scores[0].lengths else ()
     return [["system", *names, *lengths, "questions"]] + [
         [
             score.system.title,
             *(_shown(score.metrics[name]) for name in names),
-            *_cells(score.lengths),
+            *(as_cells(score.lengths) if score.lengths else ()),
             f"{score.questions}",
         ]
         for score in scores
     ]
 
 
-def _cells(lengths: Lengths | None) -> list[str]:
-    if lengths is None:
-        return []
-    found = lengths
-    return [
-        f"{found.mean:.1f}", f"{found.median:.0f}", f"{found.most}", f"{found.empty}",
-        f"{found.cut}",
-    ]  # fmt: skip
-
-
 def _shown(found: Estimate) -> str:
     return f"{found.value:.3f} ({found.low:.3f}-{found.high:.3f})"
 
 
-def as_report(task: str, scores: Sequence[Score]) -> str:
-    """The table in Markdown, under a heading."""
-    return (
-        f"# {task}\n\nMetrics with 95 % confidence intervals, and how long the answers are.\n\n"
-        f"{as_markdown(table(scores))}\n"
-    )
+def as_report(scores: Sequence[Score], settings: Mapping[str, Any]) -> str:
+    """The table in Markdown, under a heading, and what it was made with."""
+    told = ", ".join(f"`{name}={settings[name]!r}`" for name in SHOWN if name in settings)
+    parts = [
+        f"# {settings['task']}",
+        "Metrics with 95 % confidence intervals, and how long the answers are.",
+        as_markdown(table(scores)),
+        f"With {told}.",
+        *[ONE_TOKEN] * _is_partly_the_full_models(scores, settings["first_token"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_partly_the_full_models(scores: Sequence[Score], first_token: str) -> bool:
+    """Whether a pair has ranked choices of which the reader gave the first tokens."""
+    ranked = [score.system for score in scores if score.lengths is None]
+    return first_token == "full" and any(len(system.folders) > 1 for system in ranked)
 
 
 def as_lines(scores: Sequence[Score]) -> str:

@@ -5,15 +5,18 @@ from collections.abc import Sequence
 
 from overfill_jax.chips import GIB
 from overfill_jax.evaluation.accuracy import gap_closed
+from overfill_jax.evaluation.lengths import HEADER, as_cells
 from overfill_jax.evaluation.results import Result
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, TWO_STAGE
+
+SHOWN = 400  # characters of a text in a cell
 
 
 def comparison(results: Sequence[Result]) -> list[list[str]]:
     """Cells of the table, its header first: a row for each system."""
     families = list(results[0].families)
     shown = families if len(families) > 1 else []
-    header = ["system", "decode params", "bytes/token", "loss", *shown, "accuracy"]
+    header = ["system", "decode params", "bytes/token", "loss", *shown, "accuracy", *HEADER]
     return [header] + [
         [
             result.system.title,
@@ -22,6 +25,7 @@ def comparison(results: Sequence[Result]) -> list[list[str]]:
             f"{result.loss.total.loss:.3f}",
             *(f"{result.families[family].share:.3f}" for family in shown),
             f"{result.accuracy.share:.3f}",
+            *as_cells(result.lengths),
         ]
         for result in results
     ]
@@ -90,6 +94,16 @@ def as_markdown(cells: Sequence[Sequence[str]], numbers: bool = True) -> str:
     rule = "|".join(["", "---", *["---:" if numbers else "---"] * (len(cells[0]) - 1), ""])
     header, *rows = (f"| {' | '.join(map(escaped, row))} |" for row in cells)
     return "\n".join([header, rule, *rows])
+
+
+def beginning(text: str) -> str:
+    """As much of it as a cell shows, of an answer."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def ending(text: str) -> str:
+    """The same of a prompt, whose end is what it asks."""
+    return text if len(text) <= SHOWN else f"…{text[-SHOWN:]}"
 
 
 def without_empty(cells: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -18,6 +18,7 @@ from overfill_jax.data.tokenizers import Ids
 from overfill_jax.inference.buckets import bucket
 from overfill_jax.inference.compiled import Pairing, compilations
 from overfill_jax.inference.generation import Generator, check_prompt
+from overfill_jax.inference.refresh_loss import judge_refreshed, judged_as
 from overfill_jax.inference.serving_cache import ServingCache
 from overfill_jax.inference.serving_model import ServingModel, extend, logits_of, prefill
 
@@ -43,12 +44,13 @@ def likelihoods(
 ) -> list[Likelihood]:
     """Of every continuation behind its prompt, in their order; 0 and True for an empty one.
 
-    The first token counts as whoever gives it says; no answer is refreshed.
+    Each token counts as whoever gives it says: the first one, and those of a refresh.
 
     Raises:
-      InputError: as `check_prompt`.
+      InputError: as `check_prompt`, and as `judged_as` of the generator's refresh.
     """
     reader, writer, how = generator.pair
+    refresh = None if generator.refresh is None else judged_as(generator.refresh)
     found = [Likelihood(0.0, True)] * len(prompts)
     rows = [row for row, continuation in enumerate(continuations) if len(continuation)]
     for row in rows:
@@ -65,8 +67,9 @@ def likelihoods(
         for number, row in enumerate(batch):
             written[number, : len(continuations[row])] = continuations[row]
         with jax.set_mesh(generator.mesh):
-            log_p, greedy = judge(reader, writer, read, lengths, written, how)
-        log_p, greedy = np.asarray(log_p), np.asarray(greedy)
+            asked = reader, writer, read, lengths, written, how
+            judged = judge(*asked) if refresh is None else judge_refreshed(*asked, refresh)
+        log_p, greedy = map(np.asarray, judged)
         for number, row in enumerate(batch):
             length = len(continuations[row])
             total = log_p[number, :length].astype(np.float64).sum()

@@ -91,6 +91,11 @@ class Generator:
         """Reader and writer as laid out for serving, and how the cache goes from one to other."""
         return self._reader, self._writer, self._how
 
+    @property
+    def refresh(self) -> Refresh | None:
+        """When the reader reads again what the writer wrote."""
+        return self._refresh
+
     def generate(
         self,
         prompts: Sequence[Ids],

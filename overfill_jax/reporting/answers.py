@@ -6,10 +6,8 @@ from typing import Any
 from overfill_jax.data import jsonl
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.systems import SYSTEMS
-from overfill_jax.evaluation.table import as_markdown, without_empty
+from overfill_jax.evaluation.table import as_markdown, beginning, ending, without_empty
 from overfill_jax.reporting.section import Section
-
-SHOWN = 400  # characters of a prompt, of which the end matters, and of an answer
 
 
 def answers_section(task: Path, title: str, count: int) -> Section:
@@ -30,7 +28,7 @@ def answers_section(task: Path, title: str, count: int) -> Section:
 def _side_by_side(question: dict[str, Any], logs: dict[str, dict[str, dict[str, Any]]]) -> str:
     prompt, gold = question["prompt"], question["gold"]
     cells = [["", "text", "mark"]]
-    cells.append(["prompt", f"…{prompt[-SHOWN:]}" if len(prompt) > SHOWN else prompt, ""])
+    cells.append(["prompt", ending(prompt), ""])
     cells.append(["expected", _shown(gold), ""])
     for system, rows in logs.items():
         own = rows.get(question["id"])
@@ -43,8 +41,7 @@ def _side_by_side(question: dict[str, Any], logs: dict[str, dict[str, dict[str, 
 def _shown(answer: object) -> str:
     if isinstance(answer, list):
         answer = ", ".join(map(_shown, answer))
-    text = f"{answer:.3g}" if isinstance(answer, float) else str(answer)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return beginning(f"{answer:.3g}" if isinstance(answer, float) else str(answer))
 
 
 def _mark(marks: dict[str, float] | None) -> str:

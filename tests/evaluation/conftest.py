@@ -5,6 +5,7 @@ import pytest
 
 from overfill_jax.evaluation.accuracy import accuracy_by_family, mean_accuracy
 from overfill_jax.evaluation.answer_loss import answer_loss
+from overfill_jax.evaluation.lengths import lengths_of
 from overfill_jax.evaluation.results import Result, Verdict
 from overfill_jax.evaluation.systems import FULL, PRUNED_TUNED, TWO_STAGE, System
 
@@ -21,6 +22,7 @@ def make_result(system: System, correct: list[bool], loss: float, parameters: in
             prompt=f"prompt {row}",
             reference=f"right {row}",
             answer=f"right {row}" if ok else "<|*x",
+            tokens=row if ok else 20,
             reason="stop" if ok else "length",
             correct=ok,
         )
@@ -37,6 +39,7 @@ def make_result(system: System, correct: list[bool], loss: float, parameters: in
         decode_bytes=4 * parameters,
         families=families,
         accuracy=mean_accuracy(families),
+        lengths=lengths_of(*zip(*((v.tokens, v.answer, v.reason) for v in verdicts), strict=True)),
         loss=answer_loss(np.full((4, 3), -loss), np.array([3, 3, 2, 1]), FAMILIES),
         verdicts=verdicts,
         seconds={"loading": 0.5, "loss": 1.0, "answers": 2.0},

@@ -109,6 +109,9 @@ def test_every_system_of_the_workdir_has_a_result(finished):
         assert read_result(finished, "two_stage")["shapes"][part] == shape
     assert result["decode_parameters"] < read_result(finished, "full")["decode_parameters"]
     assert result["seconds"].keys() == {"loading", "loss", "answers"}
+    verdicts = read_verdicts(finished, "pruned_untrained")
+    assert result["lengths"]["mean"] == np.mean([v["tokens"] for v in verdicts])
+    assert result["lengths"]["cut"] == sum(v["reason"] == "length" for v in verdicts)
 
 
 def test_report_names_systems_and_rejected_rows(finished):
@@ -197,9 +200,10 @@ def test_the_decoder_may_give_the_first_token(finished, made, task):
 
 def test_answers_are_judged(made, task):
     right = [evaluate.Answer([], f" {e.reference}\n", "stop") for e in task.examples]
-    wrong = dataclasses.replace(right[0], text="something else")
+    wrong = dataclasses.replace(right[0], text="something else", tokens=[1, 2, 3])
     verdicts = evaluate.judge([wrong, *right[1:]], task)
     assert [v.correct for v in verdicts] == [False] + [True] * 7
+    assert [v.tokens for v in verdicts] == [3] + [0] * 7
 
 
 def test_only_the_full_model_stays_in_memory(made):

@@ -23,6 +23,23 @@ def test_a_missing_package_is_named(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "names, first_token, kinds, told",
+    [
+        (["full", "decoder"], "full", {"multiple_choice", "generate_until"}, True),
+        (["full", "decoder"], "full", {"loglikelihood"}, True),
+        (["full", "decoder"], "full", {"generate_until", "loglikelihood_rolling"}, False),
+        (["full", "decoder"], "decoder", {"multiple_choice"}, False),
+        (["full"], "full", {"multiple_choice"}, False),
+    ],
+)
+def test_the_report_says_whose_the_first_token_of_a_choice_is(names, first_token, kinds, told):
+    text = harness.as_report(names, {"generate.first_token": first_token}, "| a |", kinds)
+    assert text.startswith(f"# lm-eval: {', '.join(names)}\n\n| a |\n\nWith `generate.first_token=")
+    sentence = "\n\nThe first token of every choice is scored by the full model (generate.first"
+    assert (sentence in text) == told
+
+
+@pytest.mark.parametrize(
     "key, value, message",
     [
         ("shots", -1, "harness.shots: found -1, expected at least 0"),

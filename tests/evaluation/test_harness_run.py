@@ -89,6 +89,7 @@ def test_a_run_that_was_cut_off_asks_only_what_is_left(tiny, monkeypatch):
     results = json.loads((folder / "results.json").read_text())["results"]
     samples = [(folder / f"{name}.jsonl").read_text() for name in ("written", "chosen")]
     assert sum(whole) == 10 + 3 * 10
+    assert harness.ONE_TOKEN in (folder / "harness.md").read_text()
     shutil.rmtree(folder)
     begun = 0
     for stop_before in (3, 4):  # in the first kind of requests, and in the second

@@ -125,6 +125,30 @@ def test_likelihoods_are_of_the_pair(lm, assistant):
         assert greedy == one.greedy
 
 
+def test_likelihoods_are_refreshed_as_answers_are(lm, workdir):
+    """At every token they are the full model's."""
+    pairs = [("Is it so?", " and so"), ("why? why?", " The final answer")]
+
+    def ask(lm):
+        texts = requests("loglikelihood_rolling", *((text,) for _, text in pairs))
+        chosen = lm.loglikelihood(requests("loglikelihood", *pairs))
+        return [*(total for total, _ in chosen), *lm.loglikelihood_rolling(texts)]
+
+    def load(**changes):
+        config = make_config()
+        config.generate.update(changes)
+        return OverfillLM(load_assistant(config, workdir, rows=4), batch_size=4)
+
+    full = ask(load(decoder="full"))
+    assert ask(load(refresh="every", refresh_interval=1)) == pytest.approx(full, abs=1e-4)
+    assert ask(lm) != pytest.approx(full, abs=1e-2)
+    partly = load(refresh="every", refresh_interval=2, refresh_strictness=0.5)
+    with pytest.raises(
+        InputError, match=r"generate\.refresh_strictness: .* likelihoods .*loglikelihood"
+    ):
+        ask(partly)
+
+
 def test_rolling_reads_every_token_once(assistant, lm, monkeypatch):
     """In windows of 16 tokens as in one of all: the same tokens, each behind less."""
     text = "the question and the answer " * 3

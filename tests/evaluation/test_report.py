@@ -5,6 +5,7 @@ import pytest
 
 from overfill_jax.data.instructions import Rejected
 from overfill_jax.evaluation import report
+from overfill_jax.evaluation.table import SHOWN
 
 SETTINGS = {"source": "rows.jsonl", "rows": 4}
 
@@ -18,7 +19,7 @@ def test_report_shows_everything(results, tmp_path):
     text = path.read_text()
     assert path == tmp_path / "report" / "report.md"
     assert "- source: `rows.jsonl`" in text
-    assert "| two-stage | 350 k | 1.4 MB | 0.200 | 1.000 | 0.500 | 0.750 |" in text
+    assert "| two-stage | 350 k | 1.4 MB | 0.200 | 1.000 | 0.500 | 0.750 | 6.5 |" in text
     assert "Two-stage closes 66.7% of the gap" in text
     assert "| two-stage | 0.5 | 1.0 | 2.0 |" in text
     assert "## Rows that could not be used: 2\n\n- line 7: no 'prompt'\n- line 9:" in text
@@ -63,4 +64,13 @@ def test_long_answers_are_cut(results, tmp_path):
     verdict = results[0].verdicts[0]
     object.__setattr__(verdict, "answer", "x" * 1000)
     text = report.write(results, SETTINGS, [], samples=1, workdir=tmp_path).read_text()
-    assert f"| {'x' * report.SHOWN}… |" in text
+    assert f"| {'x' * SHOWN}… |" in text
+
+
+def test_of_long_prompts_the_question_at_the_end_is_shown(results, tmp_path):
+    verdict = results[0].verdicts[0]
+    object.__setattr__(verdict, "prompt", "shot " * 1000 + "What is 1 + 2?")
+    text = report.write(results, SETTINGS, [], samples=1, workdir=tmp_path).read_text()
+    (prompt,) = (line for line in text.splitlines() if line.startswith("| prompt |"))
+    assert prompt.endswith("shot What is 1 + 2? |  |")
+    assert prompt.startswith("| prompt | …") and len(prompt) < SHOWN + 30

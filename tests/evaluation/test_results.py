@@ -16,6 +16,7 @@ def test_saved_result_holds_numbers_and_every_answer(results, tmp_path):
     assert found["decode_bytes"] == 1_400_000
     assert found["families"]["sort"]["share"] == 0.5
     assert found["accuracy"]["share"] == 0.75
+    assert found["lengths"] == {"mean": 6.5, "median": 2.5, "most": 20, "empty": 0, "cut": 1}
     assert found["loss"]["total"]["tokens"] == 9
     assert [place["tokens"] for place in found["loss"]["positions"]] == [4, 3, 2]
     assert found["settings"] == {"rows": 4}
@@ -27,6 +28,7 @@ def test_saved_result_holds_numbers_and_every_answer(results, tmp_path):
         "prompt": "prompt 4",
         "reference": "right 4",
         "answer": "<|*x",
+        "tokens": 20,
         "reason": "length",
         "correct": False,
     }

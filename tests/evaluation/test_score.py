@@ -7,6 +7,7 @@ import pytest
 
 from configs.default import get_config
 from overfill_jax.errors import InputError
+from overfill_jax.evaluation import exam as exam_module
 from overfill_jax.evaluation import score
 from overfill_jax.evaluation.exam import load_exam
 from overfill_jax.evaluation.systems import FULL, TWO_STAGE
@@ -138,6 +139,94 @@ def test_the_score_sums_up_the_lines(config, workdir, capsys):
     for title in ("full", "two-stage"):
         assert f"\n{title} " in told
         assert f"| {title} | {metrics['even']['value']:.3f}" in table
+
+
+def titles(workdir, task="tiny"):
+    """The first cells of the table's rows."""
+    lines = (workdir / "scores" / task / "scores.md").read_text().splitlines()
+    return [line.split("|")[1].strip() for line in lines if line.startswith("|")][2:]
+
+
+def test_the_table_keeps_what_former_runs_have_scored(config, workdir, capsys):
+    config.score.systems = ("two_stage",)
+    score.run(config, workdir)
+    assert titles(workdir) == ["two-stage"]
+    config.score.systems = ("full",)
+    score.run(config, workdir)
+    assert titles(workdir) == ["full", "two-stage"]
+    assert "\ntwo-stage " in capsys.readouterr().out
+    both = (workdir / "scores" / "tiny" / "scores.md").read_text()
+    config.score.systems = ("full", "two_stage")
+    score.run(config, workdir)
+    assert (workdir / "scores" / "tiny" / "scores.md").read_text() == both
+
+
+@pytest.mark.parametrize("key", ["limit", "source", "judge", "signature"])
+def test_scores_of_another_exam_are_left_out(config, workdir, monkeypatch, caplog, key):
+    score.run(config, workdir)
+    config.score.systems = ("full",)
+    if key == "limit":
+        config.score.limit = 3
+    elif key == "source":
+        other = workdir / "copy.jsonl"
+        other.write_text((workdir / "test.jsonl").read_text())
+        config.score.source = str(other)
+    elif key == "judge":
+        monkeypatch.setattr(exam_module, "judge_of", lambda _: "another")
+    else:
+        signed = dataclasses.replace(TINY, signature=lambda: "case:mixed")
+        monkeypatch.setitem(registry.BENCHMARKS, "tiny", signed)
+    with caplog.at_level(logging.WARNING):
+        score.run(config, workdir)
+    assert titles(workdir) == ["full"]
+    assert f"two_stage.json: left out of scores.md; it was found with {key}=" in caplog.text
+
+
+def test_scores_of_a_former_model_are_left_out(config, workdir, models, caplog):
+    score.run(config, workdir)
+    (workdir / "decoder").unlink()
+    other = make_model(3, vocab_size=models[1].config.vocab_size)
+    save_model(workdir / "decoder", other, tokenizer_source=models[0])
+    config.score.systems = ("full",)
+    with caplog.at_level(logging.WARNING):
+        score.run(config, workdir)
+    assert titles(workdir) == ["full"]
+    assert "two_stage.json: left out of scores.md; it was found with writer=" in caplog.text
+
+
+def test_scores_say_what_they_were_made_with(config, workdir, monkeypatch):
+    signed = dataclasses.replace(TINY, signature=lambda: "case:mixed")
+    monkeypatch.setitem(registry.BENCHMARKS, "tiny", signed)
+    config.score.limit = 3
+    score.run(config, workdir)
+    expected = {
+        "source": str(workdir / "test.jsonl"), "limit": 3, "shots": 1, "first_token": "full",
+        "signature": "case:mixed",
+    }  # fmt: skip
+    stored = result(workdir, "two_stage")["settings"]
+    assert {name: stored[name] for name in expected} == expected
+    told = ", ".join(f"`{name}={value!r}`" for name, value in expected.items())
+    assert f"\n\nWith {told}.\n" in (workdir / "scores" / "tiny" / "scores.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "systems", "first_token", "told"),
+    [
+        ("ranked", ("full", "two_stage"), "full", True),
+        ("ranked", ("full",), "full", False),
+        ("ranked", ("full", "two_stage"), "decoder", False),
+        ("tiny", ("full", "two_stage"), "full", False),
+    ],
+)
+def test_whose_the_first_token_of_a_choice_is(
+    config, workdir, monkeypatch, task, systems, first_token, told
+):
+    monkeypatch.setitem(registry.BENCHMARKS, "ranked", RANKED)
+    config.score.update(task=task, systems=systems, first_token=first_token, limit=2)
+    score.run(config, workdir)
+    text = (workdir / "scores" / task / "scores.md").read_text()
+    sentence = "The first token of every choice is scored by the full model (score.first_token=full"
+    assert (sentence in text) == told
 
 
 @pytest.mark.parametrize(

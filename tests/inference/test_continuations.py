@@ -8,6 +8,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.inference import continuations
 from overfill_jax.inference.continuations import Likelihood, likelihoods
 from overfill_jax.inference.generation import Generator
+from overfill_jax.inference.refresh import Refresh
 from overfill_jax.inference.sampling import GREEDY
 from overfill_jax.model.handoff import Handoff
 from overfill_jax.training.objective import answer_log_likelihoods
@@ -31,8 +32,10 @@ def shallow():
     return make_model(1, hidden_size=16, handoff=Handoff((1,), ((1,),)), **shape)
 
 
-def generator(reader, writer, first_token="full", cache=""):
-    return Generator(reader, writer, first_token, stop_ids=(), pad_id=0, cache=cache)
+def generator(reader, writer, first_token="full", cache="", refresh=None):
+    return Generator(
+        reader, writer, first_token, stop_ids=(), pad_id=0, cache=cache, refresh=refresh
+    )
 
 
 def split(rows):
@@ -78,6 +81,52 @@ def test_greedy_is_what_would_be_written(full, decoder, first_token):
     for place in (0, 3, 7):
         others = [[*a[:place], (a[place] + 1) % 41, *a[place + 1 :]] for a in written]
         assert not any(one.greedy for one in likelihoods(pair, prompts, others, batch_size=4))
+
+
+@pytest.mark.parametrize("writes", ["decoder", "shallow"])
+@pytest.mark.parametrize(
+    "refresh", [Refresh(1), Refresh(99, entropy=1e-9), Refresh(4, strictness=1.0)]
+)
+def test_refreshed_at_every_token_is_the_full_models(request, full, writes, refresh):
+    """And so is a draft of which only that stands which the full model would have written."""
+    writer, rows = request.getfixturevalue(writes), make_rows()
+    alone = log_probabilities(likelihoods(generator(full, full), *split(rows), 4))
+    pair = generator(full, writer, refresh=refresh)
+    found = log_probabilities(likelihoods(pair, *split(rows), 4))
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+    assert not np.isclose(
+        alone, log_probabilities(likelihoods(generator(full, writer), *split(rows), 4)), atol=1e-2
+    ).any()
+
+
+def test_a_refresh_that_no_answer_reaches_changes_nothing(full, decoder):
+    rows = make_rows()
+    never, none = (
+        log_probabilities(likelihoods(generator(full, decoder, refresh=how), *split(rows), 4))
+        for how in (Refresh(99), None)
+    )
+    np.testing.assert_allclose(never, none, atol=1e-4)
+
+
+@pytest.mark.parametrize(("first_token", "cache"), [("full", "int8"), ("decoder", "")])
+def test_greedy_is_what_would_be_written_with_a_refresh(full, decoder, first_token, cache):
+    pair = generator(full, decoder, first_token, cache, Refresh(3))
+    prompts, _ = split(make_rows())
+    written = [answer.tokens for answer in pair.generate(prompts, GREEDY, 8, batch_size=4)]
+    without = generator(full, decoder, first_token, cache).generate(prompts, GREEDY, 8, 4)
+    assert written != [answer.tokens for answer in without]
+    assert all(one.greedy for one in likelihoods(pair, prompts, written, batch_size=4))
+    for place in (0, 3, 7):
+        others = [[*a[:place], (a[place] + 1) % 41, *a[place + 1 :]] for a in written]
+        assert not any(one.greedy for one in likelihoods(pair, prompts, others, batch_size=4))
+
+
+def test_drafts_that_stand_in_part_have_no_likelihoods(full, decoder):
+    pair = generator(full, decoder, refresh=Refresh(4, strictness=0.5))
+    with pytest.raises(
+        InputError, match=r"generate\.refresh_strictness: found 0\.5, expected 0 or"
+    ):
+        likelihoods(pair, [[1]], [[1]], batch_size=1)
 
 
 def test_all_first_tokens_are_one_in_probability(full, decoder):

@@ -30,7 +30,7 @@ def found(pair, rows, interval, entropy=math.inf, first_token="full"):
     tokens = np.zeros((5, 12 + SLOTS), np.int32)
     for row, (prompt, answer, _) in enumerate(rows.pieces()):
         tokens[row, : len(prompt) + len(answer)] = np.concatenate([prompt, answer])
-    likelihoods = refreshed_log_likelihoods(
+    likelihoods, _ = refreshed_log_likelihoods(
         *map(lay_out, pair),
         jnp.asarray(tokens),
         jnp.asarray(rows.prompt_lengths),
@@ -38,6 +38,7 @@ def found(pair, rows, interval, entropy=math.inf, first_token="full"):
         jnp.float32(entropy),
         slots=SLOTS,
         first_token=first_token,
+        dtype="float32",
     )
     return np.where(np.arange(SLOTS) < rows.answer_lengths[:, None], likelihoods, 0)
 

@@ -181,9 +181,10 @@ def refreshed_loss(full, decoder, interval):
     whole = [np.concatenate(piece[:2]) for piece in KNOWN.pieces()]
     tokens, _ = padded(whole)
     slots = KNOWN.answer.shape[1]
-    likelihoods = refreshed_log_likelihoods(
+    likelihoods, _ = refreshed_log_likelihoods(
         *map(lay_out_to_serve, (full, decoder)), tokens, jnp.asarray(KNOWN.prompt_lengths),
         jnp.int32(interval), jnp.float32(np.inf), slots=slots, first_token="full",
+        dtype=decoder.config.dtype,
     )  # fmt: skip
     return -np.mean(likelihoods, where=np.arange(slots) < KNOWN.answer_lengths[:, None])
 

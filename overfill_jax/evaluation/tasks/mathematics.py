@@ -73,7 +73,7 @@ SHOTS = (
 
 
 def read(path: Path, shots: int) -> list[Question]:
-    """Rows with `problem`, `solution`, whose answer is boxed, and `type`.
+    """Rows with `problem` and `solution`, whose answer is boxed; `type` or `subject` is the group.
 
     Raises:
       InputError: more shots than there are; a malformed row; math-verify is not installed.
@@ -82,13 +82,19 @@ def read(path: Path, shots: int) -> list[Question]:
     check_shots(shots, len(SHOTS))
     before = [m for problem, solution in SHOTS[:shots] for m in turn(_posed(problem), solution)]
     questions = []
-    for number, row in read_rows(path, {"problem": str, "solution": str, "type": str}):
+    for number, row in read_rows(path, {"problem": str, "solution": str}):
         if "\\boxed" not in row["solution"]:
             raise InputError(
                 f"{path}:{number}: found no \\boxed answer in 'solution', expected one"
             )
+        # As MATH and MATH-500 name it; it only tells results apart.
+        group = row.get("type") or row.get("subject") or ""
+        if not isinstance(group, str):
+            raise InputError(
+                f"{path}:{number}: found a 'type' or 'subject' of {group!r:.60}, expected str"
+            )
         messages = [*before, ask(_posed(row["problem"]))]
-        questions.append(Question(f"{number}", messages, row["solution"], group=row["type"]))
+        questions.append(Question(f"{number}", messages, row["solution"], group=group))
     return questions
 
 

@@ -61,6 +61,8 @@ class Benchmark:
       whole: metrics of all answers together, by name; the first is the one that is compared where
         there are no marks.
       packages: distributions whose versions a verdict may depend on.
+      signature: how the package that computes the metrics names the way it does, by which scores
+        are compared with published ones; None where there is no such name.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Benchmark:
     stop: tuple[str, ...] = ()
     whole: Mapping[str, Whole] = dataclasses.field(default_factory=dict)
     packages: tuple[str, ...] = ()
+    signature: Callable[[], str] | None = None
 
 
 def turn(question: str, answer: str) -> list[dict[str, str]]:

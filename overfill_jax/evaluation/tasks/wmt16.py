@@ -7,6 +7,7 @@ src > test.de`) and as WMT16's multimodal task has them (Multi30k). Shots are th
 
 import functools
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Num
@@ -75,11 +76,21 @@ def bleu(sums: Num[np.ndarray, "10"]) -> float:
     return found.score
 
 
+def signature() -> str:
+    """sacrebleu's, of the corpus BLEU that `bleu` gives."""
+    metric = _library().BLEU(max_ngram_order=_ORDERS)
+    metric.corpus_score([""], [[""]])  # which tells it how many references there are
+    return str(metric.get_signature())
+
+
 @functools.cache
 def _metric():
     # Effective order changes only the sentence's own score, which is not used.
-    module = require("sacrebleu.metrics", "sacrebleu", "evaluation", "task wmt16")
-    return module.BLEU(effective_order=True, max_ngram_order=_ORDERS)
+    return _library().BLEU(effective_order=True, max_ngram_order=_ORDERS)
+
+
+def _library() -> ModuleType:
+    return require("sacrebleu.metrics", "sacrebleu", "evaluation", "task wmt16")
 
 
 WMT16 = Benchmark(
@@ -90,4 +101,5 @@ WMT16 = Benchmark(
     max_new_tokens=256,
     stop=("\n",),
     whole={"bleu": Whole(count_ngrams, bleu)},
+    signature=signature,
 )

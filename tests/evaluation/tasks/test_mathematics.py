@@ -122,6 +122,18 @@ def test_shots_are_turns_before_the_question(tmp_path):
         }
 
 
+def test_the_group_is_a_type_or_a_subject_or_none(tmp_path):
+    pytest.importorskip("math_verify")
+    bare = {name: ROW[name] for name in ("problem", "solution")}
+    rows = [ROW | {"subject": "x"}, bare | {"subject": "Geometry"}, bare, bare | {"type": None}]
+    questions = MATH.read(write_rows(tmp_path, rows), 0)
+    assert [question.group for question in questions] == ["Algebra", "Geometry", "", ""]
+    with pytest.raises(
+        InputError, match=r"rows.jsonl:2: found a 'type' or 'subject' of \[3\], exp"
+    ):
+        MATH.read(write_rows(tmp_path, [ROW, bare | {"subject": [3]}]), 0)
+
+
 def test_refuses_a_solution_without_an_answer(tmp_path):
     pytest.importorskip("math_verify")
     rows = [ROW, ROW | {"solution": "It is a half."}]

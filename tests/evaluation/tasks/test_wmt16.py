@@ -100,6 +100,13 @@ def test_bleu_is_sacrebleus(tmp_path, answers):
     assert WMT16.verdict(questions[0], answers[0]) == {}
 
 
+def test_signature_is_sacrebleus():
+    metric = sacrebleu.BLEU()
+    metric.corpus_score(ENGLISH, [ENGLISH])
+    assert WMT16.signature() == str(metric.get_signature())
+    assert WMT16.signature().startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+
+
 def test_known_scores(tmp_path):
     questions = read(write(tmp_path, "test"), 0)
     for answers, score in ((ENGLISH, 100.0), ([""] * 3, 0.0), (["x"] * 3, 0.0)):
