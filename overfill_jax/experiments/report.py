@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from overfill_jax import files
-from overfill_jax.evaluation.table import as_markdown, as_text, escaped
+from overfill_jax.evaluation.table import as_markdown, as_text, beginning, escaped
 
 
 def write(found: dict[str, Any], folder: Path) -> None:
@@ -18,7 +18,8 @@ def write(found: dict[str, Any], folder: Path) -> None:
         lines = "\n".join(f"- {escaped(one)}" for one in found["undefined"])
         sections += ["## Numbers that are not defined", lines]
     if failures := _failures(found):
-        sections += ["## Cells that failed", "\n".join(failures)]
+        told = "\n".join(f"- {escaped(beginning(one))}" for one in failures)
+        sections += ["## Cells that failed", told]
     files.write_text(folder / "report.md", "\n\n".join(sections) + "\n")
 
 
@@ -36,7 +37,7 @@ def _open(found: dict[str, Any]) -> list[str]:
 
 
 def _failures(found: dict[str, Any]) -> list[str]:
-    return [f"- {_title(one)}: {one['error']}" for one in found["cells"] if one["error"]]
+    return [f"{_title(one)}: {one['error']}" for one in found["cells"] if one["error"]]
 
 
 def _title(cell: dict[str, Any]) -> str:

@@ -312,12 +312,25 @@ def test_experiments_may_have_any_name_and_title(workdir, name):
     (workdir / "report/report.md").unlink()
     title = "Loss [nats] of <any> *cut*"
     cell = {"row": "", "series": "", "seed": 0, "status": "done", "error": "", "folder": "cells/0"}
-    found = {"name": name, "title": title, "x": "", "cells": [cell], "tables": []}
+    found = {"name": name, "title": title, "x": "", "cells": [cell], "tables": [], "undefined": []}
     found["figures"] = [{"file": "loss.png", "title": title}]
     experiment_report.write(found, folder)
     page, _ = made(workdir)
     assert page.attributes("alt") == [title]
     assert page.attributes("src")[0].startswith("data:image/png;base64,")
+
+
+def test_what_a_cell_failed_with_is_text(workdir):
+    folder = workdir / "experiments" / "sizes"
+    error = "line 3: found '![x](../../../secret.png)'\n# and <b>more</b> " + 999 * "x"
+    cell = {"row": "a", "series": "", "seed": 0, "status": "failed", "error": error}
+    found = {"name": "sizes", "title": "Sizes", "x": "", "cells": [cell | {"folder": "cells/0"}]}
+    folder.mkdir(parents=True)
+    experiment_report.write(found | {"figures": [], "tables": [], "undefined": []}, folder)
+    page, document = made(workdir)
+    assert "a, seed 0: line 3: found '![x](../../../secret.png)'" in page.text
+    assert "<b>more</b>" in page.text
+    assert 500 * "x" not in document
 
 
 def test_headings_go_one_step_down(tmp_path):
