@@ -15,6 +15,7 @@ from overfill_jax.errors import InputError
 from overfill_jax.model.handoff import Handoff
 from overfill_jax.pruning import calibrate
 from overfill_jax.stages import run_stage
+from overfill_jax.training import placement
 from overfill_jax.weights.checkpoints import Checkpoints
 from overfill_jax.weights.folders import load_config, load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import Origin
@@ -172,6 +173,25 @@ def test_a_finished_run_is_not_trained_again(copy):
     run_stage("train", make_config(copy), copy)
     assert (copy / "metrics/two_stage/metrics.jsonl").read_bytes() == before
     assert (copy / "decoder/config.json").exists()
+
+
+def test_validation_takes_the_rows_of_a_micro_batch_and_finds_the_same_loss(copy, monkeypatch):
+    expected = [row for row in metrics_of(copy) if "validation_loss" in row][-1]
+    shutil.rmtree(copy / f"checkpoints/two_stage/{STEPS}")
+    rows, sums = [], placement.validation_sums
+
+    def noted(setup, params, frozen, batch):
+        rows.append(len(batch.answer_segments))
+        return sums(setup, params, frozen, batch)
+
+    monkeypatch.setattr(placement, "validation_sums", noted)
+    config = make_config(copy)
+    config.train.accumulation = 2
+    run_stage("train", config, copy)
+    assert set(rows) == {4}
+    found = [row for row in metrics_of(copy) if "validation_loss" in row][-1]
+    assert found["step"] == expected["step"] == STEPS
+    np.testing.assert_allclose(found["validation_loss"], expected["validation_loss"], rtol=1e-5)
 
 
 def test_a_run_with_other_settings_is_not_continued(copy):

@@ -93,7 +93,8 @@ def load_data(
             )
     return (
         TrainingLoader(training, shapes[0], c.batch_size, config.seed, c.cutoff, c.handoffs),
-        ValidationLoader(held_out, shapes[1], c.batch_size, c.handoffs),
+        # Of a micro-batch's rows: what fits in memory while it trains also fits here.
+        ValidationLoader(held_out, shapes[1], c.batch_size // c.accumulation, c.handoffs),
     )
 
 
