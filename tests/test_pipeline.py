@@ -9,8 +9,10 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from configs import default
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.handoff import Handoff
 from overfill_jax.pruning import calibrate
@@ -19,6 +21,7 @@ from overfill_jax.training import placement
 from overfill_jax.weights.checkpoints import Checkpoints
 from overfill_jax.weights.folders import load_config, load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import Origin
+from tests.builders import texts_of
 
 SHAPE = {
     "model_type": "llama",
@@ -389,6 +392,12 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("prune.intermediate", 64.0, "prune", r"prune\.intermediate: found width 64"),
         ("calibrate.statistic", "max", "calibrate", r"calibrate\.statistic: found 'max'"),
         ("calibrate.positions", "odd", "calibrate", r"calibrate\.positions: found 'odd'"),
+        (
+            "calibrate.source",
+            "",
+            "calibrate",
+            r"calibrate\.source: found nothing, expected a \.txt",
+        ),
         ("calibrate.source", "nowhere.txt", "calibrate", r"nowhere\.txt"),
         ("train.source", "nowhere.jsonl", "train", r"nowhere\.jsonl"),
         ("train.accumulation", 3, "train", r"train\.batch_size: found 8, expected a multiple of 3"),
@@ -406,7 +415,13 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.validation", "", "train", r"train\.validation_rows: .* found 150 usable examples"),
         ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
         ("calibrate.dtype", "fp32", "calibrate", r"calibrate\.dtype is 'fp32'"),
-        ("init.tokenizer", "", "init", r"init\.tokenizer: found ''"),
+        (
+            "init.tokenizer",
+            "",
+            "init",
+            r"init\.tokenizer: found nothing, expected a folder or file",
+        ),
+        ("init.config", "", "init", r"init\.config: found nothing, expected a config\.json"),
     ],
 )
 def test_settings_that_do_not_work_are_refused(copy, key, value, stage, message):
@@ -447,9 +462,29 @@ def test_what_is_in_the_way_of_calibration_shows_before_it(copy, monkeypatch):
 def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
     small = {**SHAPE, "vocab_size": 200}
     (copy / "shape.json").write_text(json.dumps(small))
-    run_stage("init", make_config(copy), copy)
-    with pytest.raises(InputError, match="ids up to 255, but the embedding has only 200 rows"):
-        run_stage("calibrate", make_config(copy), copy)
+    found = "ids up to 255, but the embedding has only 200 rows"
+    with pytest.raises(InputError, match=f"tokenizer: .*{found}"):
+        run_stage("init", make_config(copy), copy)
+    rows = (copy / "data/train.jsonl").read_text().splitlines()
+    train_tokenizer(texts_of(map(json.loads, rows)), 270, copy / "full")
+    for stage in ("calibrate", "train"):
+        with pytest.raises(InputError, match=r"full: .* ids up to 269, .* has only 256 rows"):
+            run_stage(stage, make_config(copy), copy)
+
+
+def test_a_tokenizer_without_a_stop_token_is_refused(copy):
+    config, file = make_config(copy), copy / "stopless/tokenizer.json"
+    file.parent.mkdir()
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).save(str(file))
+    config.init.tokenizer = str(file.parent)
+    expected = r"names no token that ends an answer, expected eos_token in tokenizer_config\.json"
+    with pytest.raises(InputError, match=f"stopless: the tokenizer {expected}"):
+        run_stage("init", config, copy)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (copy / "full" / name).unlink()
+    shutil.copy(file, copy / "full")
+    with pytest.raises(InputError, match=f"full: the tokenizer {expected}"):
+        run_stage("train", config, copy)
 
 
 def test_a_decoder_answers_as_it_was_trained_and_for_its_full_model_alone(copy):

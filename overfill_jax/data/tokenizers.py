@@ -65,6 +65,19 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
         )
 
 
+def check_stop(tokenizer: Tokenizer, where: str) -> None:
+    """Refuses a tokenizer without a stop token, from whose answers no model learns to end its own.
+
+    Raises:
+      InputError: names `where`, and the files that could name one.
+    """
+    if not tokenizer.stop_ids:
+        raise InputError(
+            f"{where}: the tokenizer names no token that ends an answer, expected eos_token in "
+            "tokenizer_config.json or eos_token_id in generation_config.json"
+        )
+
+
 def special_tokens(path: Path) -> dict[str, str]:
     """Returns the spellings of the tokens of ROLES, as far as the files at `path` name them."""
     file = _tokenizer_file(path)

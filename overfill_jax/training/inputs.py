@@ -12,7 +12,7 @@ from overfill_jax.data.instructions import read_options
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader
 from overfill_jax.data.mixture import load_mixture
 from overfill_jax.data.packing import choose_shape
-from overfill_jax.data.tokenizers import check_vocabulary, load_tokenizer
+from overfill_jax.data.tokenizers import check_stop, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.sharding import weight_shardings
@@ -64,7 +64,9 @@ def load_data(
         raise InputError("train.source: found nothing, expected JSONL files or TFDS folders")
     folder = workdir / FOLDERS["full" if "full" in configs else "decoder"]
     vocab_size = next(iter(configs.values())).vocab_size
-    check_vocabulary(load_tokenizer(folder), vocab_size, str(folder))
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, vocab_size, str(folder))
+    check_stop(tokenizer, str(folder))
     load = functools.partial(
         load_mixture, tokenizer=folder, options=read_options(config.text), folder=workdir / "tokens"
     )
