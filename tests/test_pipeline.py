@@ -12,13 +12,14 @@ import pytest
 import tokenizers
 
 from configs import default
+from overfill_jax import distributed
 from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.handoff import Handoff
 from overfill_jax.pruning import calibrate
 from overfill_jax.stages import run_stage
 from overfill_jax.training import placement
-from overfill_jax.weights.checkpoints import Checkpoints
+from overfill_jax.weights.checkpoints import Checkpoints, load_tree
 from overfill_jax.weights.folders import load_config, load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import Origin
 from tests.builders import texts_of
@@ -90,17 +91,23 @@ def metrics_of(workdir, run="two_stage"):
     return [json.loads(line) for line in lines]
 
 
-def losses_of(workdir, run="two_stage"):
-    return {row["step"]: row["loss"] for row in metrics_of(workdir, run) if "loss" in row}
+def losses_of(workdir, run="two_stage", name="loss"):
+    return {row["step"]: row[name] for row in metrics_of(workdir, run) if name in row}
+
+
+def validation_losses_of(workdir):
+    return losses_of(workdir, name="validation_loss")
+
+
+def bytes_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_training_leaves_metrics_curves_and_the_best_state(trained):
-    rows = metrics_of(trained)
     losses = losses_of(trained)
     assert list(losses) == list(range(1, STEPS + 1))
     assert losses[STEPS] < losses[1]
-    validated = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
-    assert set(validated) == {4, STEPS}
+    assert set(validation_losses_of(trained)) == {4, STEPS}
     for name in ("curves.png", "tensorboard"):
         assert (trained / "metrics/two_stage" / name).exists()
     before, after = load_model(trained / "pruned"), load_model(trained / "decoder")
@@ -160,6 +167,7 @@ def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):
     """What came after the checkpoint of step 2 is lost, and comes out the same again."""
     reference, decoder = losses_of(copy), load_model(copy / "decoder")
+    full = bytes_of(copy / "full")
     for step in (4, STEPS):
         shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
     shutil.rmtree(copy / "decoder")
@@ -168,6 +176,24 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):
     assert losses_of(copy) == reference
     again = load_model(copy / "decoder")
     jax.tree.map(np.testing.assert_array_equal, again.params, decoder.params)
+    assert bytes_of(copy / "full") == full
+
+
+def test_a_preemption_when_validation_is_due_does_not_change_the_ranking(copy, monkeypatch):
+    expected = validation_losses_of(copy)
+    for step in (4, STEPS):
+        shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
+    notices = iter([False, True])
+    with monkeypatch.context() as patch, pytest.raises(distributed.Preempted):
+        patch.setattr(distributed, "preempted", lambda: next(notices))
+        run_stage("train", make_config(copy), copy)
+    assert validation_losses_of(copy) == {}
+    run_stage("train", make_config(copy), copy)
+    assert validation_losses_of(copy) == expected
+    shutil.rmtree(copy / f"checkpoints/two_stage/{STEPS}")
+    with Checkpoints(copy / "checkpoints/two_stage", keep_last=3) as checkpoints:
+        wanted = {"step": jax.ShapeDtypeStruct((), "int32")}
+        assert checkpoints.restore_best(wanted, partial=True)["step"] == 4
 
 
 def test_a_finished_run_is_not_trained_again(copy):
@@ -179,7 +205,7 @@ def test_a_finished_run_is_not_trained_again(copy):
 
 
 def test_validation_takes_the_rows_of_a_micro_batch_and_finds_the_same_loss(copy, monkeypatch):
-    expected = [row for row in metrics_of(copy) if "validation_loss" in row][-1]
+    expected = validation_losses_of(copy)[STEPS]
     shutil.rmtree(copy / f"checkpoints/two_stage/{STEPS}")
     rows, sums = [], placement.validation_sums
 
@@ -192,9 +218,7 @@ def test_validation_takes_the_rows_of_a_micro_batch_and_finds_the_same_loss(copy
     config.train.accumulation = 2
     run_stage("train", config, copy)
     assert set(rows) == {4}
-    found = [row for row in metrics_of(copy) if "validation_loss" in row][-1]
-    assert found["step"] == expected["step"] == STEPS
-    np.testing.assert_allclose(found["validation_loss"], expected["validation_loss"], rtol=1e-5)
+    np.testing.assert_allclose(validation_losses_of(copy)[STEPS], expected, rtol=1e-5)
 
 
 def test_a_run_with_other_settings_is_not_continued(copy):
@@ -217,8 +241,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
         lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), load_model(copy / "pruned").params
     )
     with Checkpoints(copy / "checkpoints/two_stage", keep_last=3) as checkpoints:
-        wanted = {"params": {"decoder": shapes}}
-        kept = checkpoints.restore(checkpoints.latest, wanted, partial=True)
+        latest = copy / f"checkpoints/two_stage/{checkpoints.latest}"
+    kept = load_tree(latest, {"params": {"decoder": shapes}}, partial=True)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
