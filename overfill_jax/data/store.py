@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Int
 
 from overfill_jax import distributed, files
 from overfill_jax.data.chat import load_template
-from overfill_jax.data.instructions import Example, ReadOptions, Rejected, read_examples, report
+from overfill_jax.data.instructions import ReadOptions, Rejected, read_examples, report
 from overfill_jax.data.tokenizers import load_tokenizer, optional_json
 from overfill_jax.errors import InputError
 
@@ -75,18 +74,6 @@ class Tokens:
             prompts=self.prompts[start:stop],
             rows=self.rows[start:stop],
         )
-
-
-def from_examples(examples: Sequence[Example]) -> Tokens:
-    """Examples in memory as `Tokens`."""
-    prompts = np.array([len(one.prompt) for one in examples], np.int64)
-    answers = np.array([len(one.answer) for one in examples], np.int64)
-    pieces = [ids for one in examples for ids in (one.prompt, one.answer)]
-    ids = np.concatenate([np.zeros(0, np.int32), *pieces])
-    starts = np.concatenate([[0], np.cumsum(prompts + answers)])
-    rows = np.array([one.row for one in examples], np.int64)
-    digest = hashlib.sha256(b"".join(a.tobytes() for a in (ids, starts, prompts))).hexdigest()
-    return Tokens(digest, ids, starts, prompts, rows)
 
 
 def load_tokens(

@@ -63,11 +63,6 @@ class Checkpoints:
         found = self._checkpointer.latest
         return None if found is None else found.step
 
-    @property
-    def best(self) -> int | None:
-        """The step with the smallest validation loss, the newest of equals; or None."""
-        return next(iter(self._ranked()), None)
-
     def has_loss(self, step: int) -> bool:
         """Whether a step was saved with its validation loss."""
         return step in self._ranked()
@@ -121,11 +116,6 @@ class Checkpoints:
         """
         with self._disk_errors():
             self._checkpointer.wait()
-
-    def restore(self, step: int, abstract: PyTree, partial: bool = False) -> PyTree:
-        """The state of one step; see `load_tree`."""
-        self.wait()
-        return load_tree(self._folder / str(step), abstract, partial)
 
     def restore_best(self, abstract: PyTree, partial: bool = False) -> PyTree:
         """The state of the best step by validation loss that can be read.
