@@ -49,8 +49,7 @@ def load_models(
         shardings = weight_shardings(shape, mesh)
         params = load_model(workdir / FOLDERS[name], shardings=shardings).params
         if name == "decoder" and config.train.method == "scratch":
-            fresh = jax.jit(lambda key, shape=shape: init(shape, key).params)
-            params = cast_like(fresh(jax.random.key(config.seed)), params)
+            params = drawn_like(shape, config.seed, params)
         models[name] = Model(shape, params)
     return models
 
@@ -98,6 +97,16 @@ def load_data(
         # Of a micro-batch's rows: what fits in memory while it trains also fits here.
         ValidationLoader(held_out, shapes[1], c.batch_size // c.accumulation, c.handoffs),
     )
+
+
+def drawn_like(shape: ModelConfig, seed: int, params: Params) -> Params:
+    """Random weights in the dtypes and on the devices of others; whole nowhere."""
+
+    @functools.partial(jax.jit, out_shardings=jax.tree.map(lambda x: x.sharding, params))
+    def draw(key: jax.Array) -> Params:
+        return cast_like(init(shape, key).params, params)
+
+    return draw(jax.random.key(seed))
 
 
 def cast_like(params: Params, pattern: Params) -> Params:
