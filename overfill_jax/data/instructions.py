@@ -56,7 +56,7 @@ class ReadOptions:
 
     def __post_init__(self):
         if self.turns not in TURNS:
-            raise InputError(f"turns: found {self.turns!r}, expected one of {TURNS}")
+            raise InputError(f"text.turns: found {self.turns!r}, expected one of {TURNS}")
 
 
 def read_options(text: ml_collections.ConfigDict) -> ReadOptions:

@@ -83,6 +83,13 @@ def test_system_message_of_a_row(read, chatml):
     assert one.family == "hats"
 
 
+def test_a_system_column_beside_a_system_message_is_rejected(read):
+    system = {"role": "system", "content": "be nice"}
+    examples, (rejected,) = read(GOOD, {"messages": [system, *TALK], "system": "be brief"})
+    assert (len(examples), rejected.row) == (1, 2)
+    assert rejected.reason == "'system' beside a message of that role, expected one of them"
+
+
 def test_last_and_every_turn(read):
     (last,), _ = read({"messages": TALK})
     (first, second), _ = read({"messages": TALK}, turns="every")
@@ -178,7 +185,7 @@ def test_options_come_from_the_config():
     text = ConfigDict(dataclasses.asdict(OPTIONS))
     assert read_options(text) == OPTIONS
     text.turns = "first"
-    with pytest.raises(InputError, match="turns: found 'first', expected one of"):
+    with pytest.raises(InputError, match=r"^text\.turns: found 'first', expected one of"):
         read_options(text)
 
 
