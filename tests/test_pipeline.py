@@ -430,6 +430,13 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.clip_norm", 0.0, "train", r"train\.clip_norm: found 0.0, expected more than 0"),
         ("train.beta2", 2.0, "train", r"train\.beta2: found 2.0, expected less than 1"),
         ("train.learning_rate", float("nan"), "train", r"train\.learning_rate: found nan"),
+        ("train.epsilon", 0.0, "train", r"train\.epsilon: found 0.0, expected more than 0"),
+        (
+            "train.prompt_slots",
+            64,
+            "train",
+            r"train\.prompt_slots: found 64 without train\.packing",
+        ),
         ("train.dtype", "fp32", "train", r"train\.dtype is 'fp32', expected one of"),
         ("train.source", "", "train", r"train\.source: found nothing"),
         ("mesh.data", 3, "train", r"mesh: found data 3, .* does not fit 1 devices"),
