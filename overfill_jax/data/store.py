@@ -24,11 +24,12 @@ from overfill_jax.errors import InputError
 VERSION = 2  # of the files below, and of the way from text to ids
 
 # All that decides what `load_tokenizer` and `load_template` give,
-TOKENIZER_FILES = (
+DECIDING_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 )
 # and of these the ids that end an answer alone; all else is about a model and its use.
@@ -131,10 +132,10 @@ def _digest(source: Path, split: str, tokenizer: Path, options: ReadOptions) -> 
     if source.is_dir():
         inputs = sorted(path for path in source.rglob("*") if path.is_file())
     if tokenizer.is_dir():
-        beside, found = tokenizer, [tokenizer / name for name in TOKENIZER_FILES]
+        beside, found = tokenizer, [tokenizer / name for name in DECIDING_FILES]
     else:
         beside = tokenizer.parent
-        found = [tokenizer, *(beside / name for name in TOKENIZER_FILES[2:])]
+        found = [tokenizer, *(beside / name for name in DECIDING_FILES[2:])]
     stops = [optional_json(beside / name).get("eos_token_id") for name in STOP_FILES]
     settings = [VERSION, split if source.is_dir() else "", dataclasses.asdict(options), stops]
     whole = hashlib.sha256(json.dumps(settings).encode())

@@ -19,6 +19,7 @@ from overfill_jax.files import read_json
 
 # Chat models end a turn with these, and not every tokenizer_config.json names them as its eos.
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
+NAMING = ("special_tokens_map.json", "tokenizer_config.json")  # the later one wins
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 Ids = Sequence[int] | np.ndarray
@@ -247,7 +248,7 @@ def _load_pieces(file: Path) -> sentencepiece.SentencePieceProcessor:
 
 def _named_tokens(folder: Path) -> dict[str, str]:
     named = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one wins
+    for name in NAMING:
         content = optional_json(folder / name)
         for role in ROLES:
             token = content.get(role)
@@ -270,13 +271,29 @@ def _role_ids(folder: Path, find: Callable[[str], int | None]) -> dict[str, int]
 
 def _added_tokens(folder: Path) -> tuple[dict[str, int], frozenset[int]]:
     file = folder / "tokenizer_config.json"
-    table = optional_json(file).get("added_tokens_decoder", {})
+    table = optional_json(file).get("added_tokens_decoder")
+    if table is None:
+        return _older_added_tokens(folder)
     try:
         ids = {token["content"]: int(i) for i, token in table.items()}
         specials = frozenset(int(i) for i, token in table.items() if token.get("special"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: added_tokens_decoder is not a table of tokens") from error
     return ids, specials
+
+
+def _older_added_tokens(folder: Path) -> tuple[dict[str, int], frozenset[int]]:
+    """Those of folders from before 2023, whose other files tell which of them are special."""
+    file = folder / "added_tokens.json"
+    ids = optional_json(file)
+    for spelling, i in ids.items():
+        if type(i) is not int or i < 0:
+            raise InputError(f"{file}: found {i!r} for {spelling!r}, expected an id")
+    named = {*_named_tokens(folder).values()}
+    for name in NAMING:
+        more = optional_json(folder / name).get("additional_special_tokens") or []
+        named.update(token["content"] if isinstance(token, dict) else token for token in more)
+    return ids, frozenset(i for spelling, i in ids.items() if spelling in named)
 
 
 def _eos_ids(folder: Path) -> list[int | None]:
