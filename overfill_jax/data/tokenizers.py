@@ -32,6 +32,7 @@ class Tokenizer(Protocol):
     vocab_size: int  # one more than the highest id
     bos_id: int | None
     pad_id: int  # 0 where the tokenizer has none
+    unk_id: int | None  # what it puts for what it cannot spell, if there is any
     stop_ids: tuple[int, ...]  # each of them ends an answer; the tokenizer's own eos comes first
 
     def encode(self, text: str) -> list[int]:
@@ -129,6 +130,7 @@ class SentencePieceTokenizer:
         self.vocab_size = max(self._size, 1 + max(self._spellings))
         self.bos_id = role_ids.get("bos_token", _existing(self._pieces.bos_id()))
         self.pad_id = role_ids.get("pad_token", max(self._pieces.pad_id(), 0))
+        self.unk_id = self._pieces.unk_id()
         eos_ids = [role_ids.get("eos_token"), *_eos_ids(file.parent), self._pieces.eos_id()]
         self.stop_ids = _unique(eos_ids, self._end_of_turn_ids())
 
@@ -176,6 +178,8 @@ class HuggingFaceTokenizer:
         self.vocab_size = 1 + max(self._tokens.get_vocab().values())  # ids may have holes
         self.bos_id = role_ids.get("bos_token")
         self.pad_id = role_ids.get("pad_token", 0)
+        unknown = getattr(self._tokens.model, "unk_token", None)  # not every kind of model has one
+        self.unk_id = self._tokens.token_to_id(unknown) if unknown else None
         eos_ids = [role_ids.get("eos_token"), *_eos_ids(file.parent)]
         self.stop_ids = _unique(eos_ids, self._end_of_turn_ids())
 
