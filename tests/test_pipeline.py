@@ -445,6 +445,7 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.validation_rows", 0, "train", r"train\.validation_rows: found 0"),
         ("train.validation", "", "train", r"train\.validation_rows: .* found 150 usable examples"),
         ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
+        ("init.dtype", "fp32", "init", r"init\.dtype is 'fp32', expected one of float32"),
         ("calibrate.dtype", "fp32", "calibrate", r"calibrate\.dtype is 'fp32'"),
         (
             "init.tokenizer",
