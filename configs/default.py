@@ -209,6 +209,7 @@ def _train() -> ml_collections.ConfigDict:
     train.weight_decay = 0.0
     train.beta1 = 0.9
     train.beta2 = 0.999
+    train.epsilon = 1e-8
     train.clip_norm = 1.0
     train.dtype = "bfloat16"  # compute; masters are float32
     train.remat = "full"  # recomputed in the backward pass: full, dots (all but products), none

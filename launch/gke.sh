@@ -31,8 +31,8 @@ fi
 # exec: SIGTERM must reach Python, not a shell around it.
 command="pip install --quiet --editable . 'jax[tpu]' && exec python -m overfill_jax.main"
 command+=" $(quoted "${job[@]}") --coordinator=auto --preempted_status=$preempted"
-run xpk workload create --max-restarts=100 --termination-grace-period-seconds=120 "${code[@]}" \
-  "${options[@]}" --command="${command//\$/\$\$}" # Kubernetes makes one of two
+run xpk workload create --max-restarts=100 --restart-on-exit-codes="$preempted" \
+  --termination-grace-period-seconds=120 "${code[@]}" "${options[@]}" --command="${command//\$/\$\$}" # Kubernetes makes one of two
 
 cat << END
 output:  kubectl logs --follow --selector=xpk.google.com/workload=$workload --prefix

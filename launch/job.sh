@@ -9,9 +9,10 @@ dry_run=false
 options=()
 job=()
 
-# Exit status of a run that saved and ended on SIGTERM, as of a process that SIGTERM ended.
+# Exit status of a run that saved and ended on SIGTERM: EX_TEMPFAIL, which no signal gives, as it
+# does 143. What a signal ended has not saved, and begun again it might be ended again for ever.
 # shellcheck disable=SC2034 # the launchers read it
-preempted=143
+preempted=75
 
 refuse() {
   printf 'error: %s\n' "$1" >&2

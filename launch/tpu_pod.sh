@@ -19,7 +19,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/job.sh
 
-lost=255 # status of a connection that broke, as of ssh
+lost=255    # status of a connection that broke, as of ssh
+patience=10 # connections to a pod that break one behind the other, until it is given up
 worker=overfill_jax/launch/tpu_worker.sh
 
 # tpus GROUP VERB ARGUMENTS
@@ -110,8 +111,23 @@ delete() {
   tpus queued-resources delete "$name" --force --quiet
 }
 
+# attend STATE: sees the stage through, from where it stands on a pod of that state
+attend() {
+  local running=1
+  if [[ "$1" == ACTIVE ]]; then
+    running=0
+    on 0 "bash $worker running" || running=$?
+  fi
+  case "$running" in
+    0) losses=0 ;; # no setup: it would write over what is running
+    "$lost") return "$lost" ;;
+    *) setup && start || return ;;
+  esac
+  follow
+}
+
 all() {
-  local status now
+  local status now losses=0
   while true; do
     now="$(state)"
     if [[ "$now" != ACTIVE ]]; then
@@ -121,20 +137,22 @@ all() {
       create
     fi
     status=0
-    { setup && start && follow; } || status=$?
+    attend "$now" || status=$?
     if ((status == 0 || status == 2)); then
       break
     fi
     # Any other status may come of a pod that is being taken away, which shows within minutes.
     printf '%s: status %d; looking for the pod in two minutes\n' "$name" "$status"
     sleep 120
-    if ((status != preempted && status != lost)) && [[ "$(state)" == ACTIVE ]]; then
+    if ((status == preempted)) || [[ "$(state)" != ACTIVE ]]; then
+      losses=0 # they are of one pod
+    elif ((status != lost || ++losses == patience)); then
       break
     fi
   done
   if ((status)); then
-    printf 'error: status %d; %s is kept for a look, and costs until it is deleted\n' \
-      "$status" "$name" >&2
+    printf 'error: status %d; %s is kept for a look, and costs until it is deleted: %s\n' \
+      "$status" "$name" "bash launch/tpu_pod.sh delete $(quoted --name="$name" "${place[@]}")" >&2
     return "$status"
   fi
   delete

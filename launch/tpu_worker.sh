@@ -3,11 +3,14 @@
 #
 #   tpu_worker.sh setup [COMMAND]  mounts the shared storage and installs
 #   tpu_worker.sh start STAGE ...  starts the stage in the background, unless it is running
+#   tpu_worker.sh running          whether it is
 #   tpu_worker.sh tail             shows its output until it ends
 #   tpu_worker.sh status           its exit status; fails while it is running
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/job.sh
+
+boot=/proc/sys/kernel/random/boot_id
 
 setup() {
   if (($#)); then
@@ -21,14 +24,37 @@ setup() {
   prepare tpu
 }
 
+# Of the process that was started last; nothing behind a reboot, where the number is another's.
+pid() {
+  local number booted
+  if [[ -e job.pid ]]; then
+    read -r number booted < job.pid
+    if [[ "$booted" == "$(cat "$boot")" ]]; then
+      echo "$number"
+    fi
+  fi
+}
+
+running() {
+  [[ ! -e job.status ]] && kill -0 "$(pid)" 2> /dev/null
+}
+
+follow() {
+  if running; then
+    tail --lines=+1 --follow --pid="$(pid)" job.log
+  else
+    cat job.log
+  fi
+}
+
 start() {
-  if [[ -e job.pid && ! -e job.status ]] && kill -0 "$(cat job.pid)" 2> /dev/null; then
+  if running; then
     echo "already running"
     return
   fi
   rm -f job.status
   nohup bash launch/tpu_worker.sh work "$@" > job.log 2>&1 < /dev/null 3>&- &
-  echo "$!" > job.pid
+  echo "$! $(cat "$boot")" > job.pid
 }
 
 # The machine's shutdown sends SIGTERM to this shell, too; it stays for the status.
@@ -45,7 +71,7 @@ work() {
 }
 
 case "$1" in
-  setup | start | work) "$1" "${@:2}" ;;
-  tail) tail --lines=+1 --follow --pid="$(cat job.pid)" job.log ;;
+  setup | start | work | running) "$1" "${@:2}" ;;
+  tail) follow ;;
   status) cat job.status ;;
 esac

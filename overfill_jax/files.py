@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and read with errors that name them."""
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -14,6 +15,9 @@ from typing import Any
 from absl import logging
 
 from overfill_jax.errors import InputError
+
+# Of file systems that cannot tell when something is on the disk.
+_CANNOT_SYNC = (errno.EINVAL, errno.EROFS, errno.ENOTSUP, errno.ENOSYS)
 
 # What `_beside` names: target, kind, host and process.
 _LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?P<tag>tmp|old)-(?P<host>.+)-(?P<process>\d+)")
@@ -39,9 +43,11 @@ def replace_folder(target: Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
     try:
         yield temporary
+        _sync(*temporary.rglob("*"), temporary)
         if target.exists() or target.is_symlink():  # one that leads nowhere is in the way, too
             target.rename(old)
         temporary.rename(target)
+        _sync(target.parent)
         _remove(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -65,7 +71,9 @@ def replace_file(target: Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
     try:
         yield temporary
+        _sync(temporary)
         temporary.replace(target)
+        _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -152,6 +160,23 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path}: found a JSON {type(found).__name__}, expected an object")
     return found
+
+
+def _sync(*paths: Path) -> None:
+    """Waits until the disk has files and folders: a machine that fails must not find a new name on
+    it and nothing behind that.
+    """
+    for path in paths:
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            os.close(descriptor)
 
 
 def _beside(target: Path, tag: str) -> Path:

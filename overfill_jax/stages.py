@@ -16,7 +16,7 @@ STAGES = {
     "plan": "overfill_jax.planning.plan",
     "benchmark": "overfill_jax.benchmarking.benchmark",
     "data": "overfill_jax.data.make",
-    "init": "overfill_jax.weights.init",
+    "init": "overfill_jax.data.init",
     "convert": "overfill_jax.data.convert",
     "calibrate": "overfill_jax.pruning.calibrate",
     "prune": "overfill_jax.pruning.prune",

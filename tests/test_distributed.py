@@ -195,7 +195,7 @@ def test_one_process_ends_on_sigterm_too_and_launchers_can_tell(tmp_path, stage,
     begun = "train" if seed == TRAIN else "evaluate"
     settings.append(f"--config.experiment.stages=('{begun}','prune')")
     process = start(
-        REPOSITORY, [f"--workdir={tmp_path}", *settings, "--preempted_status=143"], stage
+        REPOSITORY, [f"--workdir={tmp_path}", *settings, "--preempted_status=75"], stage
     )
     try:
         until_running([process])
@@ -204,7 +204,7 @@ def test_one_process_ends_on_sigterm_too_and_launchers_can_tell(tmp_path, stage,
     finally:
         process.kill()
         process.communicate()
-    assert status == 143, err
+    assert status == 75, err
     assert f"preempted: {message}" in out
     assert "the same command goes on" in out
     assert not any("failed" in line for line in err.splitlines())

@@ -1,9 +1,12 @@
 """Files whole or not at all, whoever is killed on the way."""
 
+import contextlib
+import errno
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,42 @@ def left(parent, name, tag, process, host=None):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_takes_a_name_is_on_the_disk_before_and_the_name_itself_after(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def noted(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((path.name.partition(".tmp-")[0], (tmp_path / "new").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    files.write_text(tmp_path / "new", "text")
+    assert synced == [(".new", False), (tmp_path.name, True)]
+    (tmp_path / "new").unlink()
+    synced.clear()
+    with files.replace_folder(tmp_path / "new") as folder:
+        (folder / "weights").write_text("text")
+        (folder / "away").symlink_to("nowhere")
+    assert synced == [("weights", False), (".new", False), (tmp_path.name, True)]
+
+
+@pytest.mark.parametrize(("number", "written"), [(errno.EINVAL, "new"), (errno.EIO, "old")])
+def test_a_disk_that_fails_is_said_and_one_that_cannot_tell_is_believed(
+    tmp_path, monkeypatch, number, written
+):
+    (tmp_path / "file").write_text("old")
+
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    failing = pytest.raises(OSError, match=r"output error: .*file\.tmp-")
+    with failing if written == "old" else contextlib.nullcontext():
+        files.write_text(tmp_path / "file", "new")
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == written
 
 
 def test_what_was_moved_aside_comes_back(tmp_path, dead):

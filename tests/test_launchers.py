@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 # What a shell, YAML, Kubernetes or Slurm might take for something of theirs.
 NASTY = """--config.generate.system=it's $HOME, "a" $$ $(id) `id` \\ {workdir} * ~ & ; | # %j é"""
 TRAIN = ["train", "--config=configs/default.py", "--workdir=/mnt/runs/a b", NASTY]
-CALLED_BY_CLUSTER = ["--coordinator=auto", "--preempted_status=143"]
+CALLED_BY_CLUSTER = ["--coordinator=auto", "--preempted_status=75"]
 
 NOTE = """#!/usr/bin/env bash
 # In one piece, for others note theirs at the same time.
@@ -30,12 +30,15 @@ PYTHON = (
 if [[ "$2" == overfill_jax.main && -s "$STATUSES" ]]; then
   status="$(head -n 1 "$STATUSES")"
   sed -i 1d "$STATUSES"
-  if [[ "$status" == 143 && -e "$STATE" ]]; then echo SUSPENDED > "$STATE"; fi
+  if [[ "$status" == 75 && -e "$STATE" ]]; then echo SUSPENDED > "$STATE"; fi
   exit "$status"
 fi
+while [[ "$2" == overfill_jax.main && -e "$BUSY" ]]; do sleep 1; done
 """
 )
-# A pod is there as soon as it was asked for; its workers live in folders of their own.
+# A pod is there as soon as it was asked for; its workers live in folders of their own. Connections
+# for what BROKEN names break, for the first line once and for "everything" always. What is BUSY is
+# so until it was asked for.
 GCLOUD = (
     NOTE
     + """
@@ -43,6 +46,12 @@ worker="$(dirname "$STATE")/worker"
 for word in "$@"; do
   if [[ "$word" == --command=* ]]; then command="${word#*=}"; fi
 done
+broken="$(head -n 1 "$BROKEN")"
+if [[ "$3" == tpu-vm && "$broken" == everything ]]; then exit 255; fi
+if [[ "$3 $4" == "tpu-vm ssh" && -n "$broken" && "$command" == *"$broken" ]]; then
+  sed -i 1d "$BROKEN"
+  exit 255
+fi
 case "$3 $4" in
   "queued-resources describe")
     if [[ ! -e "$STATE" ]]; then echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; fi
@@ -51,7 +60,10 @@ case "$3 $4" in
   "queued-resources delete") rm "$STATE" ;;
   "tpu-vm scp") cp "$5" "$worker/tree.tar.gz" ;;
   "tpu-vm ssh")
-    cd "$worker" && HOME="$worker" bash -c "$command" ;;
+    cd "$worker" && HOME="$worker" bash -c "$command"
+    status=$?
+    if [[ "$command" == *" running" ]]; then rm -f "$BUSY"; fi
+    exit "$status" ;;
 esac
 """
 )
@@ -66,7 +78,10 @@ class Machine:
         self.calls = folder / "calls"
         self.statuses = folder / "statuses"
         self.state = folder / "state"
+        self.busy = folder / "busy"
+        self.broken = folder / "broken"
         self.statuses.touch()
+        self.broken.touch()
         shutil.copytree(
             REPOSITORY / "launch",
             self.repository / "launch",
@@ -100,6 +115,8 @@ class Machine:
             "CALLS": str(self.calls),
             "STATE": str(self.state),
             "STATUSES": str(self.statuses),
+            "BUSY": str(self.busy),
+            "BROKEN": str(self.broken),
             "SLURM_JOB_ID": "17",
         }
         return subprocess.run(
@@ -211,7 +228,7 @@ def test_slurm(machine):
     assert not machine.called("scontrol")
 
 
-@pytest.mark.parametrize(("status", "calls"), [(143, [["requeue", "17"]]), (2, []), (1, [])])
+@pytest.mark.parametrize(("status", "calls"), [(75, [["requeue", "17"]]), (143, []), (2, [])])
 def test_slurm_queues_again_only_what_was_preempted(machine, status, calls):
     machine.statuses.write_text(f"{status}\n")
     assert machine.run("slurm.sh", *SLURM, "--", *TRAIN).returncode == status
@@ -225,7 +242,7 @@ def test_gke(machine):
     assert done.returncode == 0, done.stderr
     (created,) = machine.called("xpk")
     assert created[:2] == ["workload", "create"]
-    assert set(GKE) <= set(created)
+    assert {*GKE, "--restart-on-exit-codes=75"} <= set(created)  # of itself xpk does on 127 to 255
     (command,) = (word.removeprefix("--command=") for word in created if "--command=" in word)
     assert "\n" not in command  # it stands on one line of YAML
     assert not re.search(r"(?<!\$)(\$\$)*\$\(", command)  # Kubernetes' variables
@@ -281,13 +298,13 @@ def test_tpu_pod_runs_other_stages_on_one_worker(machine):
     convert = ["convert", *TRAIN[1:]]
     assert machine.run("tpu_pod.sh", "run", *POD, "--", *convert).returncode == 0
     assert machine.run("tpu_pod.sh", "tail", *POD).returncode == 0
-    assert machine.main_calls() == [[*convert, "--preempted_status=143"]]
+    assert machine.main_calls() == [[*convert, "--preempted_status=75"]]
     (started,) = (call for call in machine.called("gcloud") if "start" in call[-2])
     assert "--worker=0" in started
 
 
 def test_tpu_pod_goes_on_after_preemptions(machine):
-    machine.statuses.write_text("143\n0\n")
+    machine.statuses.write_text("75\n0\n")
     mount = fake_worker(machine)
     done = machine.run("tpu_pod.sh", "all", *ALL, mount, "--", *TRAIN)
     assert done.returncode == 0, done.stderr
@@ -307,6 +324,40 @@ def test_tpu_pod_is_kept_where_the_stage_failed(machine, status):
     assert "pod is kept for a look" in done.stderr
     assert machine.state.exists()
     assert len(machine.main_calls()) == 1
+
+
+def test_a_stage_whose_output_was_lost_is_found_running_and_left_alone(machine):
+    machine.busy.touch()
+    machine.broken.write_text("tail\n")
+    done = machine.run("tpu_pod.sh", "all", *ALL, fake_worker(machine), "--", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert "status 255; looking for the pod" in done.stdout
+    verbs = [call[3] for call in machine.called("gcloud")]
+    assert [verbs.count(verb) for verb in ("create", "scp", "delete")] == [1, 1, 1]
+    assert len(machine.main_calls()) == 1
+
+
+def test_a_pod_that_no_connection_reaches_is_given_up(machine):
+    machine.broken.write_text("everything\n")
+    done = machine.run("tpu_pod.sh", "all", *ALL, "--", *TRAIN)
+    assert done.returncode == 255
+    assert done.stdout.count("status 255; looking for the pod") == 10
+    deleting = "tpu_pod.sh delete --name=pod --zone=us-central2-b --project=mine"
+    assert done.stderr.endswith(f"costs until it is deleted: bash launch/{deleting}\n")
+    assert machine.state.exists()
+
+
+@pytest.mark.parametrize(("boot", "started"), [("this", 0), ("another", 1)])
+def test_the_number_of_a_process_counts_until_the_machine_boots_again(machine, boot, started):
+    if boot == "this":
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (machine.repository / "job.pid").write_text(f"{os.getpid()} {boot}\n")
+    done = machine.bash(["launch/tpu_worker.sh", "start", *TRAIN])
+    assert done.returncode == 0, done.stderr
+    assert ("already running" in done.stdout) == (not started)
+    if started:
+        machine.bash(["launch/tpu_worker.sh", "tail"])
+    assert len(machine.main_calls()) == started
 
 
 def all_calls(machine):

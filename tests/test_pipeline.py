@@ -9,15 +9,20 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from configs import default
+from overfill_jax import distributed
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.handoff import Handoff
 from overfill_jax.pruning import calibrate
 from overfill_jax.stages import run_stage
-from overfill_jax.weights.checkpoints import Checkpoints
+from overfill_jax.training import placement
+from overfill_jax.weights.checkpoints import Checkpoints, load_tree
 from overfill_jax.weights.folders import load_config, load_fingerprint, load_model, load_origin
 from overfill_jax.weights.origin import Origin
+from tests.builders import texts_of
 
 SHAPE = {
     "model_type": "llama",
@@ -86,17 +91,23 @@ def metrics_of(workdir, run="two_stage"):
     return [json.loads(line) for line in lines]
 
 
-def losses_of(workdir, run="two_stage"):
-    return {row["step"]: row["loss"] for row in metrics_of(workdir, run) if "loss" in row}
+def losses_of(workdir, run="two_stage", name="loss"):
+    return {row["step"]: row[name] for row in metrics_of(workdir, run) if name in row}
+
+
+def validation_losses_of(workdir):
+    return losses_of(workdir, name="validation_loss")
+
+
+def bytes_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_training_leaves_metrics_curves_and_the_best_state(trained):
-    rows = metrics_of(trained)
     losses = losses_of(trained)
     assert list(losses) == list(range(1, STEPS + 1))
     assert losses[STEPS] < losses[1]
-    validated = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
-    assert set(validated) == {4, STEPS}
+    assert set(validation_losses_of(trained)) == {4, STEPS}
     for name in ("curves.png", "tensorboard"):
         assert (trained / "metrics/two_stage" / name).exists()
     before, after = load_model(trained / "pruned"), load_model(trained / "decoder")
@@ -156,6 +167,7 @@ def test_a_decoder_with_fewer_layers_and_heads_goes_the_same_way(copy):
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):
     """What came after the checkpoint of step 2 is lost, and comes out the same again."""
     reference, decoder = losses_of(copy), load_model(copy / "decoder")
+    full = bytes_of(copy / "full")
     for step in (4, STEPS):
         shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
     shutil.rmtree(copy / "decoder")
@@ -164,6 +176,24 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(copy):
     assert losses_of(copy) == reference
     again = load_model(copy / "decoder")
     jax.tree.map(np.testing.assert_array_equal, again.params, decoder.params)
+    assert bytes_of(copy / "full") == full
+
+
+def test_a_preemption_when_validation_is_due_does_not_change_the_ranking(copy, monkeypatch):
+    expected = validation_losses_of(copy)
+    for step in (4, STEPS):
+        shutil.rmtree(copy / f"checkpoints/two_stage/{step}")
+    notices = iter([False, True])
+    with monkeypatch.context() as patch, pytest.raises(distributed.Preempted):
+        patch.setattr(distributed, "preempted", lambda: next(notices))
+        run_stage("train", make_config(copy), copy)
+    assert validation_losses_of(copy) == {}
+    run_stage("train", make_config(copy), copy)
+    assert validation_losses_of(copy) == expected
+    shutil.rmtree(copy / f"checkpoints/two_stage/{STEPS}")
+    with Checkpoints(copy / "checkpoints/two_stage", keep_last=3) as checkpoints:
+        wanted = {"step": jax.ShapeDtypeStruct((), "int32")}
+        assert checkpoints.restore_best(wanted, partial=True)["step"] == 4
 
 
 def test_a_finished_run_is_not_trained_again(copy):
@@ -172,6 +202,23 @@ def test_a_finished_run_is_not_trained_again(copy):
     run_stage("train", make_config(copy), copy)
     assert (copy / "metrics/two_stage/metrics.jsonl").read_bytes() == before
     assert (copy / "decoder/config.json").exists()
+
+
+def test_validation_takes_the_rows_of_a_micro_batch_and_finds_the_same_loss(copy, monkeypatch):
+    expected = validation_losses_of(copy)[STEPS]
+    shutil.rmtree(copy / f"checkpoints/two_stage/{STEPS}")
+    rows, sums = [], placement.validation_sums
+
+    def noted(setup, params, frozen, batch):
+        rows.append(len(batch.answer_segments))
+        return sums(setup, params, frozen, batch)
+
+    monkeypatch.setattr(placement, "validation_sums", noted)
+    config = make_config(copy)
+    config.train.accumulation = 2
+    run_stage("train", config, copy)
+    assert set(rows) == {4}
+    np.testing.assert_allclose(validation_losses_of(copy)[STEPS], expected, rtol=1e-5)
 
 
 def test_a_run_with_other_settings_is_not_continued(copy):
@@ -194,8 +241,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(copy):
         lambda x: jax.ShapeDtypeStruct(x.shape, "float32"), load_model(copy / "pruned").params
     )
     with Checkpoints(copy / "checkpoints/two_stage", keep_last=3) as checkpoints:
-        wanted = {"params": {"decoder": shapes}}
-        kept = checkpoints.restore(checkpoints.latest, wanted, partial=True)
+        latest = copy / f"checkpoints/two_stage/{checkpoints.latest}"
+    kept = load_tree(latest, {"params": {"decoder": shapes}}, partial=True)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
@@ -369,6 +416,12 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("prune.intermediate", 64.0, "prune", r"prune\.intermediate: found width 64"),
         ("calibrate.statistic", "max", "calibrate", r"calibrate\.statistic: found 'max'"),
         ("calibrate.positions", "odd", "calibrate", r"calibrate\.positions: found 'odd'"),
+        (
+            "calibrate.source",
+            "",
+            "calibrate",
+            r"calibrate\.source: found nothing, expected a \.txt",
+        ),
         ("calibrate.source", "nowhere.txt", "calibrate", r"nowhere\.txt"),
         ("train.source", "nowhere.jsonl", "train", r"nowhere\.jsonl"),
         ("train.accumulation", 3, "train", r"train\.batch_size: found 8, expected a multiple of 3"),
@@ -377,6 +430,13 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.clip_norm", 0.0, "train", r"train\.clip_norm: found 0.0, expected more than 0"),
         ("train.beta2", 2.0, "train", r"train\.beta2: found 2.0, expected less than 1"),
         ("train.learning_rate", float("nan"), "train", r"train\.learning_rate: found nan"),
+        ("train.epsilon", 0.0, "train", r"train\.epsilon: found 0.0, expected more than 0"),
+        (
+            "train.prompt_slots",
+            64,
+            "train",
+            r"train\.prompt_slots: found 64 without train\.packing",
+        ),
         ("train.dtype", "fp32", "train", r"train\.dtype is 'fp32', expected one of"),
         ("train.source", "", "train", r"train\.source: found nothing"),
         ("mesh.data", 3, "train", r"mesh: found data 3, .* does not fit 1 devices"),
@@ -385,8 +445,15 @@ def test_calibration_reads_text_files_and_answers(copy, positions):
         ("train.validation_rows", 0, "train", r"train\.validation_rows: found 0"),
         ("train.validation", "", "train", r"train\.validation_rows: .* found 150 usable examples"),
         ("data.test_rows", 0, "data", r"data\.test_rows: found 0"),
+        ("init.dtype", "fp32", "init", r"init\.dtype is 'fp32', expected one of float32"),
         ("calibrate.dtype", "fp32", "calibrate", r"calibrate\.dtype is 'fp32'"),
-        ("init.tokenizer", "", "init", r"init\.tokenizer: found ''"),
+        (
+            "init.tokenizer",
+            "",
+            "init",
+            r"init\.tokenizer: found nothing, expected a folder or file",
+        ),
+        ("init.config", "", "init", r"init\.config: found nothing, expected a config\.json"),
     ],
 )
 def test_settings_that_do_not_work_are_refused(copy, key, value, stage, message):
@@ -427,9 +494,29 @@ def test_what_is_in_the_way_of_calibration_shows_before_it(copy, monkeypatch):
 def test_a_tokenizer_larger_than_the_embedding_is_refused(copy):
     small = {**SHAPE, "vocab_size": 200}
     (copy / "shape.json").write_text(json.dumps(small))
-    run_stage("init", make_config(copy), copy)
-    with pytest.raises(InputError, match="ids up to 255, but the embedding has only 200 rows"):
-        run_stage("calibrate", make_config(copy), copy)
+    found = "ids up to 255, but the embedding has only 200 rows"
+    with pytest.raises(InputError, match=f"tokenizer: .*{found}"):
+        run_stage("init", make_config(copy), copy)
+    rows = (copy / "data/train.jsonl").read_text().splitlines()
+    train_tokenizer(texts_of(map(json.loads, rows)), 270, copy / "full")
+    for stage in ("calibrate", "train"):
+        with pytest.raises(InputError, match=r"full: .* ids up to 269, .* has only 256 rows"):
+            run_stage(stage, make_config(copy), copy)
+
+
+def test_a_tokenizer_without_a_stop_token_is_refused(copy):
+    config, file = make_config(copy), copy / "stopless/tokenizer.json"
+    file.parent.mkdir()
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).save(str(file))
+    config.init.tokenizer = str(file.parent)
+    expected = r"names no token that ends an answer, expected eos_token in tokenizer_config\.json"
+    with pytest.raises(InputError, match=f"stopless: the tokenizer {expected}"):
+        run_stage("init", config, copy)
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        (copy / "full" / name).unlink()
+    shutil.copy(file, copy / "full")
+    with pytest.raises(InputError, match=f"full: the tokenizer {expected}"):
+        run_stage("train", config, copy)
 
 
 def test_a_decoder_answers_as_it_was_trained_and_for_its_full_model_alone(copy):

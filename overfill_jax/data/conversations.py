@@ -83,5 +83,7 @@ def _opened(row: dict, messages: list[dict]) -> list[dict]:
     if all(message["role"] in ("system", "assistant") for message in messages):
         raise InputError("empty prompt: no message of a user")
     if "system" in row:
+        if any(message["role"] == "system" for message in messages):
+            raise InputError("'system' beside a message of that role, expected one of them")
         return [{"role": "system", "content": text(row, "system")}, *messages]
     return messages

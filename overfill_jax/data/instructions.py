@@ -56,7 +56,7 @@ class ReadOptions:
 
     def __post_init__(self):
         if self.turns not in TURNS:
-            raise InputError(f"turns: found {self.turns!r}, expected one of {TURNS}")
+            raise InputError(f"text.turns: found {self.turns!r}, expected one of {TURNS}")
 
 
 def read_options(text: ml_collections.ConfigDict) -> ReadOptions:
@@ -102,9 +102,31 @@ def read_examples(
 ) -> Iterator[Example]:
     """Yields the examples of `source` one by one; what cannot be used goes to `rejected`.
 
+    Tells at the end how many of them the tokenizer cannot spell.
+
     Raises:
       InputError: `source` cannot be read.
     """
+    unknown: list[int] = []
+    try:
+        for one in _usable(source, split, tokenizer, template, options, rejected):
+            if tokenizer.unk_id in one.prompt or tokenizer.unk_id in one.answer:
+                unknown.append(one.row)
+            yield one
+    finally:  # also where no more are wanted
+        if unknown:
+            told = "%s: %d examples hold what the tokenizer cannot spell, as its unknown token (%s)"
+            logging.warning(told, source, len(unknown), count_lines(unknown))
+
+
+def _usable(
+    source: str | Path,
+    split: str,
+    tokenizer: Tokenizer,
+    template: chat.ChatTemplate,
+    options: ReadOptions,
+    rejected: list[Rejected],
+) -> Iterator[Example]:
     for row, value in read_rows(source, split, rejected):
         try:
             conversation = conversations.with_answer(

@@ -44,7 +44,7 @@ class TrainingLoader:
         """
         self.shape = shape
         self._mixture = mixture
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         self._handoffs = handoffs
         self._order = Order(mixture, shape, seed, cutoff)
@@ -64,11 +64,11 @@ class TrainingLoader:
 
     def steps(self, epochs: int) -> int:
         """How many batches it takes to go through `epochs` epochs; the last may reach beyond."""
-        return -(-self._order.first_row(epochs) // self._batch_size)
+        return -(-self._order.first_row(epochs) // self.batch_size)
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
         """Rows from `start` to `stop` of the batch of `step`, counted from 0."""
-        first = step * self._batch_size
+        first = step * self.batch_size
         places = [self._order.find(first + row) for row in range(start, stop)]
         rows = [self._order.epoch(epoch).row(row) for epoch, row in places]
         batch = _lay_out(self._mixture, rows, self.shape)
@@ -88,7 +88,7 @@ class ValidationLoader:
     def __init__(self, mixture: Mixture, shape: RowShape, batch_size: int, handoffs: bool):
         self.shape = shape
         self._mixture = mixture
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._handoffs = handoffs
         examples = np.concatenate(usable(mixture, shape))
         self._epoch = arrange(mixture, examples, mixture.prompts[examples], shape)
@@ -103,11 +103,11 @@ class ValidationLoader:
     @property
     def steps(self) -> int:
         """Number of batches."""
-        return -(-len(self._epoch) // self._batch_size)
+        return -(-len(self._epoch) // self.batch_size)
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
         """Rows from `start` to `stop` of the batch of `step`, counted from 0."""
-        first = step * self._batch_size
+        first = step * self.batch_size
         numbers = range(first + start, first + stop)
         rows = [self._epoch.row(i) if i < len(self._epoch) else [] for i in numbers]
         batch = _lay_out(self._mixture, rows, self.shape)

@@ -96,13 +96,14 @@ def packed_shape(
     """
     if sequence_length < 2 * SHORT_MULTIPLE:
         raise InputError(
-            f"sequence_length: found {sequence_length}, expected at least {2 * SHORT_MULTIPLE}"
+            f"train.sequence_length: found {sequence_length}, expected at least "
+            f"{2 * SHORT_MULTIPLE}"
         )
     if prompt_slots:
         if not 0 < prompt_slots < sequence_length:
             raise InputError(
-                f"prompt_slots: found {prompt_slots}, expected 0 or a part of the "
-                f"{sequence_length} of sequence_length"
+                f"train.prompt_slots: found {prompt_slots}, expected 0 or a part of the "
+                f"{sequence_length} of train.sequence_length"
             )
         candidates = [prompt_slots]
     else:
@@ -113,8 +114,8 @@ def packed_shape(
     kept, density = np.array([_promise(prompts, answers, moved, shape) for shape in shapes]).T
     if not kept.any():
         raise InputError(
-            f"sequence_length: found {sequence_length}, and no example fits; the shortest has "
-            f"{int((prompts + answers).min())} tokens"
+            f"train.sequence_length: found {sequence_length}, and no example fits; the shortest "
+            f"has {int((prompts + answers).min())} tokens"
         )
     density[kept < kept.max() - TOLERATED_LOSS * (prompts + answers).sum()] = 0.0
     return shapes[int(density.argmax())]

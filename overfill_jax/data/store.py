@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,19 @@ from jaxtyping import Int
 
 from overfill_jax import distributed, files
 from overfill_jax.data.chat import load_template
-from overfill_jax.data.instructions import Example, ReadOptions, Rejected, read_examples, report
+from overfill_jax.data.instructions import ReadOptions, Rejected, read_examples, report
 from overfill_jax.data.tokenizers import load_tokenizer, optional_json
 from overfill_jax.errors import InputError
 
 VERSION = 2  # of the files below, and of the way from text to ids
 
 # All that decides what `load_tokenizer` and `load_template` give,
-TOKENIZER_FILES = (
+DECIDING_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 )
 # and of these the ids that end an answer alone; all else is about a model and its use.
@@ -75,18 +75,6 @@ class Tokens:
             prompts=self.prompts[start:stop],
             rows=self.rows[start:stop],
         )
-
-
-def from_examples(examples: Sequence[Example]) -> Tokens:
-    """Examples in memory as `Tokens`."""
-    prompts = np.array([len(one.prompt) for one in examples], np.int64)
-    answers = np.array([len(one.answer) for one in examples], np.int64)
-    pieces = [ids for one in examples for ids in (one.prompt, one.answer)]
-    ids = np.concatenate([np.zeros(0, np.int32), *pieces])
-    starts = np.concatenate([[0], np.cumsum(prompts + answers)])
-    rows = np.array([one.row for one in examples], np.int64)
-    digest = hashlib.sha256(b"".join(a.tobytes() for a in (ids, starts, prompts))).hexdigest()
-    return Tokens(digest, ids, starts, prompts, rows)
 
 
 def load_tokens(
@@ -144,10 +132,10 @@ def _digest(source: Path, split: str, tokenizer: Path, options: ReadOptions) -> 
     if source.is_dir():
         inputs = sorted(path for path in source.rglob("*") if path.is_file())
     if tokenizer.is_dir():
-        beside, found = tokenizer, [tokenizer / name for name in TOKENIZER_FILES]
+        beside, found = tokenizer, [tokenizer / name for name in DECIDING_FILES]
     else:
         beside = tokenizer.parent
-        found = [tokenizer, *(beside / name for name in TOKENIZER_FILES[2:])]
+        found = [tokenizer, *(beside / name for name in DECIDING_FILES[2:])]
     stops = [optional_json(beside / name).get("eos_token_id") for name in STOP_FILES]
     settings = [VERSION, split if source.is_dir() else "", dataclasses.asdict(options), stops]
     whole = hashlib.sha256(json.dumps(settings).encode())

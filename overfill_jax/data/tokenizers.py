@@ -19,6 +19,7 @@ from overfill_jax.files import read_json
 
 # Chat models end a turn with these, and not every tokenizer_config.json names them as its eos.
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
+NAMING = ("special_tokens_map.json", "tokenizer_config.json")  # the later one wins
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 Ids = Sequence[int] | np.ndarray
@@ -31,6 +32,7 @@ class Tokenizer(Protocol):
     vocab_size: int  # one more than the highest id
     bos_id: int | None
     pad_id: int  # 0 where the tokenizer has none
+    unk_id: int | None  # what it puts for what it cannot spell, if there is any
     stop_ids: tuple[int, ...]  # each of them ends an answer; the tokenizer's own eos comes first
 
     def encode(self, text: str) -> list[int]:
@@ -62,6 +64,19 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, where: str) -> None:
         raise InputError(
             f"{where}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, "
             f"but the embedding has only {vocab_size} rows"
+        )
+
+
+def check_stop(tokenizer: Tokenizer, where: str) -> None:
+    """Refuses a tokenizer without a stop token, from whose answers no model learns to end its own.
+
+    Raises:
+      InputError: names `where`, and the files that could name one.
+    """
+    if not tokenizer.stop_ids:
+        raise InputError(
+            f"{where}: the tokenizer names no token that ends an answer, expected eos_token in "
+            "tokenizer_config.json or eos_token_id in generation_config.json"
         )
 
 
@@ -115,6 +130,7 @@ class SentencePieceTokenizer:
         self.vocab_size = max(self._size, 1 + max(self._spellings))
         self.bos_id = role_ids.get("bos_token", _existing(self._pieces.bos_id()))
         self.pad_id = role_ids.get("pad_token", max(self._pieces.pad_id(), 0))
+        self.unk_id = self._pieces.unk_id()
         eos_ids = [role_ids.get("eos_token"), *_eos_ids(file.parent), self._pieces.eos_id()]
         self.stop_ids = _unique(eos_ids, self._end_of_turn_ids())
 
@@ -162,6 +178,8 @@ class HuggingFaceTokenizer:
         self.vocab_size = 1 + max(self._tokens.get_vocab().values())  # ids may have holes
         self.bos_id = role_ids.get("bos_token")
         self.pad_id = role_ids.get("pad_token", 0)
+        unknown = getattr(self._tokens.model, "unk_token", None)  # not every kind of model has one
+        self.unk_id = self._tokens.token_to_id(unknown) if unknown else None
         eos_ids = [role_ids.get("eos_token"), *_eos_ids(file.parent)]
         self.stop_ids = _unique(eos_ids, self._end_of_turn_ids())
 
@@ -234,7 +252,7 @@ def _load_pieces(file: Path) -> sentencepiece.SentencePieceProcessor:
 
 def _named_tokens(folder: Path) -> dict[str, str]:
     named = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later one wins
+    for name in NAMING:
         content = optional_json(folder / name)
         for role in ROLES:
             token = content.get(role)
@@ -257,13 +275,29 @@ def _role_ids(folder: Path, find: Callable[[str], int | None]) -> dict[str, int]
 
 def _added_tokens(folder: Path) -> tuple[dict[str, int], frozenset[int]]:
     file = folder / "tokenizer_config.json"
-    table = optional_json(file).get("added_tokens_decoder", {})
+    table = optional_json(file).get("added_tokens_decoder")
+    if table is None:
+        return _older_added_tokens(folder)
     try:
         ids = {token["content"]: int(i) for i, token in table.items()}
         specials = frozenset(int(i) for i, token in table.items() if token.get("special"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: added_tokens_decoder is not a table of tokens") from error
     return ids, specials
+
+
+def _older_added_tokens(folder: Path) -> tuple[dict[str, int], frozenset[int]]:
+    """Those of folders from before 2023, whose other files tell which of them are special."""
+    file = folder / "added_tokens.json"
+    ids = optional_json(file)
+    for spelling, i in ids.items():
+        if type(i) is not int or i < 0:
+            raise InputError(f"{file}: found {i!r} for {spelling!r}, expected an id")
+    named = {*_named_tokens(folder).values()}
+    for name in NAMING:
+        more = optional_json(folder / name).get("additional_special_tokens") or []
+        named.update(token["content"] if isinstance(token, dict) else token for token in more)
+    return ids, frozenset(i for spelling, i in ids.items() if spelling in named)
 
 
 def _eos_ids(folder: Path) -> list[int | None]:

@@ -75,6 +75,8 @@ def gather(config: ml_collections.ConfigDict, workdir: Path) -> Samples:
     for key in ("samples", "length", "batch_size"):
         if c[key] < 1:
             raise InputError(f"calibrate.{key}: found {c[key]}, expected at least 1")
+    if not c.source:
+        raise InputError("calibrate.source: found nothing, expected a .txt, JSONL or TFDS source")
     full = workdir / "full"
     tokenizer = load_tokenizer(full)
     check_vocabulary(tokenizer, load_config(full).vocab_size, str(full))

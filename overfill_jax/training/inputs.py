@@ -12,7 +12,7 @@ from overfill_jax.data.instructions import read_options
 from overfill_jax.data.loader import TrainingLoader, ValidationLoader
 from overfill_jax.data.mixture import load_mixture
 from overfill_jax.data.packing import choose_shape
-from overfill_jax.data.tokenizers import check_vocabulary, load_tokenizer
+from overfill_jax.data.tokenizers import check_stop, check_vocabulary, load_tokenizer
 from overfill_jax.errors import InputError
 from overfill_jax.model.config import ModelConfig
 from overfill_jax.model.sharding import weight_shardings
@@ -49,8 +49,7 @@ def load_models(
         shardings = weight_shardings(shape, mesh)
         params = load_model(workdir / FOLDERS[name], shardings=shardings).params
         if name == "decoder" and config.train.method == "scratch":
-            fresh = jax.jit(lambda key, shape=shape: init(shape, key).params)
-            params = cast_like(fresh(jax.random.key(config.seed)), params)
+            params = drawn_like(shape, config.seed, params)
         models[name] = Model(shape, params)
     return models
 
@@ -64,7 +63,9 @@ def load_data(
         raise InputError("train.source: found nothing, expected JSONL files or TFDS folders")
     folder = workdir / FOLDERS["full" if "full" in configs else "decoder"]
     vocab_size = next(iter(configs.values())).vocab_size
-    check_vocabulary(load_tokenizer(folder), vocab_size, str(folder))
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, vocab_size, str(folder))
+    check_stop(tokenizer, str(folder))
     load = functools.partial(
         load_mixture, tokenizer=folder, options=read_options(config.text), folder=workdir / "tokens"
     )
@@ -93,8 +94,19 @@ def load_data(
             )
     return (
         TrainingLoader(training, shapes[0], c.batch_size, config.seed, c.cutoff, c.handoffs),
-        ValidationLoader(held_out, shapes[1], c.batch_size, c.handoffs),
+        # Of a micro-batch's rows: what fits in memory while it trains also fits here.
+        ValidationLoader(held_out, shapes[1], c.batch_size // c.accumulation, c.handoffs),
     )
+
+
+def drawn_like(shape: ModelConfig, seed: int, params: Params) -> Params:
+    """Random weights in the dtypes and on the devices of others; whole nowhere."""
+
+    @functools.partial(jax.jit, out_shardings=jax.tree.map(lambda x: x.sharding, params))
+    def draw(key: jax.Array) -> Params:
+        return cast_like(init(shape, key).params, params)
+
+    return draw(jax.random.key(seed))
 
 
 def cast_like(params: Params, pattern: Params) -> Params:

@@ -84,6 +84,7 @@ def fit(
       Preempted: the machine is about to be taken away; the state is saved.
     """
     first = int(state.step) + 1
+    make_up(state, validation_loss, intervals, checkpoints, watch)
     pending: tuple[int, Metrics] | None = None
 
     def look() -> None:
@@ -112,6 +113,27 @@ def fit(
         if preempted and step < steps:
             checkpoints.wait()
             raise distributed.Preempted(f"saved after step {step} of {steps}")
+
+
+def make_up(
+    state: TrainState,
+    validation_loss: Callable[[TrainState], float],
+    intervals: Intervals,
+    checkpoints: Checkpoints,
+    watch: Watch,
+) -> None:
+    """Validates the state that a run goes on from, if a preemption has left no time for it.
+
+    Without its loss, the best of the run could be another than if nothing had happened.
+
+    Raises:
+      InputError: see `check_finite`.
+    """
+    step = int(state.step)
+    if step and step % intervals.validate == 0 and not checkpoints.has_loss(step):
+        with watch.pace.paused():
+            scores = {"validation_loss": validation_loss(state)}
+            keep(step, state, scores, checkpoints, watch.writer)
 
 
 def keep(

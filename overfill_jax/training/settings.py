@@ -38,7 +38,7 @@ AT_LEAST = {
         *("cross_entropy_weight", "kl_weight", "beta1", "beta2", "warmup"),
     ),
 }
-ABOVE_ZERO = ("learning_rate", "clip_norm", "kl_temperature", "lora_alpha")
+ABOVE_ZERO = ("learning_rate", "epsilon", "clip_norm", "kl_temperature", "lora_alpha")
 BELOW_ONE = ("beta1", "beta2", "warmup")
 
 
@@ -62,6 +62,10 @@ def check_settings(c: ml_collections.ConfigDict) -> None:
     for key in BELOW_ONE:
         if not c[key] < 1:
             raise InputError(f"train.{key}: found {c[key]}, expected less than 1")
+    if c.prompt_slots and not c.packing:
+        raise InputError(
+            f"train.prompt_slots: found {c.prompt_slots} without train.packing, expected 0"
+        )
     if not c.cross_entropy_weight and not c.kl_weight:
         raise InputError("train: cross_entropy_weight and kl_weight are both 0; nothing to learn")
 

@@ -24,7 +24,12 @@ def make_setup(
         trained=method.trained,
         objective=Objective(terms, train.first_token, train.handoffs),
         optimizer=make_optimizer(
-            schedule, train.beta1, train.beta2, train.weight_decay, train.clip_norm
+            schedule,
+            train.beta1,
+            train.beta2,
+            train.epsilon,
+            train.weight_decay,
+            train.clip_norm,
         ),
         schedule=schedule,
         accumulation=train.accumulation,

@@ -71,7 +71,12 @@ def make_schedule(peak: float, steps: int, warmup: float, final: float) -> optax
 
 
 def make_optimizer(
-    schedule: optax.Schedule, beta1: float, beta2: float, weight_decay: float, clip_norm: float
+    schedule: optax.Schedule,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    clip_norm: float,
 ) -> optax.GradientTransformation:
     """AdamW behind global-norm clipping; norms and biases do not decay."""
 
@@ -82,7 +87,7 @@ def make_optimizer(
 
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, beta1, beta2, weight_decay=weight_decay, mask=decays),
+        optax.adamw(schedule, beta1, beta2, epsilon, weight_decay=weight_decay, mask=decays),
     )
 
 

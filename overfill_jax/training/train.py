@@ -81,7 +81,7 @@ def train(
     frozen = {name: models[name].params for name in placement.frozen}
     step_once, validate = compile_steps(setup, placement)
     folder, steps = workdir / "metrics" / method.name, settings["steps in all"]
-    put = functools.partial(to_devices, count=c.batch_size, sharding=placement.batch)
+    put = functools.partial(to_devices, sharding=placement.batch)
     with Checkpoints(workdir / "checkpoints" / method.name, c.keep_last) as checkpoints:
         check_same_run(folder / "run.json", settings, checkpoints.latest)
         if distributed.is_main():
@@ -135,4 +135,4 @@ def validation_loss(validate, state: TrainState, frozen, loader: ValidationLoade
 
 
 def _batch(loader: TrainingLoader | ValidationLoader, put, step: int) -> Batch:
-    return put(functools.partial(loader.rows, step))
+    return put(functools.partial(loader.rows, step), loader.batch_size)

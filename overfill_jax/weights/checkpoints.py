@@ -63,22 +63,23 @@ class Checkpoints:
         found = self._checkpointer.latest
         return None if found is None else found.step
 
-    @property
-    def best(self) -> int | None:
-        """The step with the smallest validation loss, the newest of equals; or None."""
-        return next(iter(self._ranked()), None)
+    def has_loss(self, step: int) -> bool:
+        """Whether a step was saved with its validation loss."""
+        return step in self._ranked()
 
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None) -> None:
         """Saves `state`, in the background.
 
         Args:
-          step: a number that was not saved before.
+          step: a number that was not saved before, or the newest one, which is then replaced.
           state: arrays in nested containers.
           metrics: with `validation_loss`; None keeps the step out of the contest for the best.
         """
         metrics = None if metrics is None else dict(metrics)
         with self._disk_errors():
-            self._checkpointer.save_async(step, state, metrics=metrics, force=True)
+            self._checkpointer.save_async(
+                step, state, metrics=metrics, force=True, overwrite=step == self.latest
+            )
 
     def restore_newest(self, abstract: PyTree) -> PyTree | None:
         """The state of the newest step that can be read; None where no step was ever saved.
@@ -115,11 +116,6 @@ class Checkpoints:
         """
         with self._disk_errors():
             self._checkpointer.wait()
-
-    def restore(self, step: int, abstract: PyTree, partial: bool = False) -> PyTree:
-        """The state of one step; see `load_tree`."""
-        self.wait()
-        return load_tree(self._folder / str(step), abstract, partial)
 
     def restore_best(self, abstract: PyTree, partial: bool = False) -> PyTree:
         """The state of the best step by validation loss that can be read.

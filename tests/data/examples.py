@@ -1,12 +1,26 @@
 """Examples whose every id tells where it belongs, and batches taken apart again."""
 
 import fractions
+import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from overfill_jax.data.instructions import Example
 from overfill_jax.data.mixture import Mixture, Part
-from overfill_jax.data.store import from_examples
+from overfill_jax.data.store import Tokens
+
+
+def from_examples(examples: Sequence[Example]) -> Tokens:
+    """Examples in memory as `Tokens`."""
+    prompts = np.array([len(one.prompt) for one in examples], np.int64)
+    answers = np.array([len(one.answer) for one in examples], np.int64)
+    pieces = [ids for one in examples for ids in (one.prompt, one.answer)]
+    ids = np.concatenate([np.zeros(0, np.int32), *pieces])
+    starts = np.concatenate([[0], np.cumsum(prompts + answers)])
+    rows = np.array([one.row for one in examples], np.int64)
+    digest = hashlib.sha256(b"".join(a.tobytes() for a in (ids, starts, prompts))).hexdigest()
+    return Tokens(digest, ids, starts, prompts, rows)
 
 
 def make_mixture(*sizes, weights=None, prompts=(1, 40), answers=(1, 60), seed=0):

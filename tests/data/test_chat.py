@@ -22,7 +22,7 @@ SYSTEM = {"role": "system", "content": "be nice", "notes": [{"a": "<é>"}]}
 class Letters:
     """A tokenizer of single letters, except that it merges what `merges` names; id 0 stops."""
 
-    vocab_size, bos_id, pad_id, stop_ids = 0x110000, None, 0, (0,)
+    vocab_size, bos_id, pad_id, unk_id, stop_ids = 0x110000, None, 0, None, (0,)
 
     def __init__(self, *merges: str):
         self._pieces = re.compile("|".join([*map(re.escape, merges), "."]), re.DOTALL)

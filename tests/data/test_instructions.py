@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 import subprocess
@@ -13,8 +14,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from overfill_jax.data import chat, tfds_rows
-from overfill_jax.data.instructions import ReadOptions, Rejected, load_examples, read_options
+from overfill_jax.data.instructions import (
+    ReadOptions,
+    Rejected,
+    load_examples,
+    read_examples,
+    read_options,
+)
 from overfill_jax.data.sources import mixed_lines, parse_sources
+from overfill_jax.data.tokenizer_training import train_tokenizer
 from overfill_jax.data.tokenizers import load_tokenizer
 from overfill_jax.errors import InputError
 
@@ -81,6 +89,30 @@ def test_system_message_of_a_row(read, chatml):
     text = load_tokenizer(chatml).decode(one.prompt)
     assert text.index("be nice") < text.index("the cat")
     assert one.family == "hats"
+
+
+def test_a_system_column_beside_a_system_message_is_rejected(read):
+    system = {"role": "system", "content": "be nice"}
+    examples, (rejected,) = read(GOOD, {"messages": [system, *TALK], "system": "be brief"})
+    assert (len(examples), rejected.row) == (1, 2)
+    assert rejected.reason == "'system' beside a message of that role, expected one of them"
+
+
+def test_what_the_tokenizer_cannot_spell_is_told(read, tmp_path, caplog):
+    read(GOOD | {"answer": "Ω"})  # a tokenizer of bytes spells everything
+    assert "cannot spell" not in caplog.text
+    train_tokenizer(["the cat has a red hat", "the dog has two hats"] * 9, 40, tmp_path)
+    tools = load_tokenizer(tmp_path), chat.load_template(tmp_path)
+    rows = [GOOD, GOOD | {"question": "the cät"}, GOOD, GOOD | {"answer": "Ω"}]
+    source = write(tmp_path / "rows.jsonl", *rows)
+    found = "rows.jsonl: 2 examples hold what the tokenizer cannot spell, as its unknown token"
+    load_examples(source, "train", *tools, OPTIONS)
+    assert f"{found} (2 x, lines 2, 4)" in caplog.text
+    caplog.clear()
+    examples = read_examples(source, "train", *tools, OPTIONS, [])
+    assert [one.row for one in itertools.islice(examples, 3)] == [1, 2, 3]
+    examples.close()
+    assert "rows.jsonl: 1 examples hold" in caplog.text
 
 
 def test_last_and_every_turn(read):
@@ -178,7 +210,7 @@ def test_options_come_from_the_config():
     text = ConfigDict(dataclasses.asdict(OPTIONS))
     assert read_options(text) == OPTIONS
     text.turns = "first"
-    with pytest.raises(InputError, match="turns: found 'first', expected one of"):
+    with pytest.raises(InputError, match=r"^text\.turns: found 'first', expected one of"):
         read_options(text)
 
 

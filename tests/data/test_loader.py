@@ -16,9 +16,8 @@ from overfill_jax.data.loader import TrainingLoader, ValidationLoader, read_ahea
 from overfill_jax.data.mixture import Mixture, load_mixture
 from overfill_jax.data.order import draw
 from overfill_jax.data.packing import RowShape, choose_shape, longest_shape, packed_shape
-from overfill_jax.data.store import from_examples
 from overfill_jax.errors import InputError
-from tests.data.examples import make_mixture, pieces_of
+from tests.data.examples import from_examples, make_mixture, pieces_of
 
 PACKED = RowShape(96, 160, packed=True)
 ROWS = 4  # of a batch

@@ -98,10 +98,14 @@ def test_split_loses_no_examples_to_save_slots():
 @pytest.mark.parametrize(
     ("sequence_length", "prompt_slots", "message"),
     [
-        (8, 0, "sequence_length: found 8, expected at least 16"),
-        (2048, 2048, "prompt_slots: found 2048, expected 0 or a part of the 2048"),
-        (2048, -1, "prompt_slots: found -1"),
-        (64, 0, "sequence_length: found 64, and no example fits; the shortest has 150 tokens"),
+        (8, 0, r"^train\.sequence_length: found 8, expected at least 16"),
+        (2048, 2048, r"^train\.prompt_slots: found 2048, expected 0 or a part of the 2048"),
+        (2048, -1, r"^train\.prompt_slots: found -1"),
+        (
+            64,
+            0,
+            r"^train\.sequence_length: found 64, and no example fits; the shortest has 150 tokens",
+        ),
     ],
 )
 def test_lengths_that_do_not_do(sequence_length, prompt_slots, message):

@@ -70,9 +70,6 @@ def test_equals_the_examples(load, source, chatml):
         cut = tokens.prompts[i]
         assert np.array_equal(tokens.of(i)[:cut], one.prompt)
         assert np.array_equal(tokens.of(i)[cut:], one.answer)
-    in_memory = store.from_examples(examples)
-    assert np.array_equal(in_memory.ids, tokens.ids)
-    assert np.array_equal(in_memory.starts, tokens.starts)
 
 
 def test_made_once_and_rejected_rows_reported_each_time(load, writes, monkeypatch):
@@ -104,12 +101,14 @@ def test_anything_different_is_made_anew(load, source, chatml, tmp_path, writes)
     tokenizer = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(tokenizer + "\n")
     load(tokenizer=other)
+    (other / "added_tokens.json").write_text("{}")
+    load(tokenizer=other)
     source.write_text(source.read_text().replace("has 7 hats", "had 7 hats"))
     load()
-    assert len(set(writes)) == len(writes) == 7
+    assert len(set(writes)) == len(writes) == 8
     source.write_text(source.read_text().replace("had 7 hats", "has 7 hats"))
     load()
-    assert len(writes) == 7
+    assert len(writes) == 8
 
 
 def test_of_a_model_only_the_stop_tokens_count(load, chatml, tmp_path, writes):

@@ -57,6 +57,27 @@ def test_added_tokens_beyond_the_pieces(llama2, tmp_path):
     assert tokenizer.stop_ids == (2, 400)
 
 
+def test_added_tokens_of_older_folders(llama2, tmp_path):
+    files = {
+        "added_tokens": {"<|im_end|>": 400, "<|im_start|>": 401, "<think>": 402},
+        "special_tokens_map": {"eos_token": {"content": "<|im_end|>"}},
+        "tokenizer_config": {"additional_special_tokens": ["<|im_start|>"]},
+    }
+    tokenizer = load_tokenizer(copy_with(llama2, tmp_path / "older", **files))
+    assert (tokenizer.vocab_size, tokenizer.stop_ids) == (403, (400, 2))
+    ids = tokenizer.encode("<|im_start|><think>the cat<|im_end|>")
+    assert (ids[:2], ids[-1]) == ([401, 402], 400)
+    assert tokenizer.decode(ids) == "<think>the cat"
+    # Newer folders keep the file as well, and transformers passes it over.
+    files["tokenizer_config"] = {"added_tokens_decoder": {"400": {"content": "<|im_end|>"}}}
+    tokenizer = load_tokenizer(copy_with(llama2, tmp_path / "newer", **files))
+    assert tokenizer.vocab_size == 401
+    with pytest.raises(
+        InputError, match=r"added_tokens\.json: found '4' for '<x>', expected an id"
+    ):
+        load_tokenizer(copy_with(llama2, tmp_path / "bad", added_tokens={"<x>": "4"}))
+
+
 def test_longer_special_token_wins(llama2, tmp_path):
     table = {"400": {"content": "<s>x", "special": True}}
     folder = copy_with(

@@ -11,6 +11,7 @@ class Spelled:
     vocab_size = CONFIG.vocab_size
     bos_id = None
     pad_id = 0
+    unk_id = None
     stop_ids = ()
 
     def __init__(self, decode: Callable):

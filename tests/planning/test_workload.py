@@ -38,8 +38,11 @@ def test_slots(config):
     assert (work.prompt_slots, work.answer_slots) == (1024, 1024)
     config.plan.prompt_share = 0.26
     assert read_workload(config, 16).prompt_slots == 512
-    config.train.prompt_slots = 640
+    config.train.packing, config.train.prompt_slots = True, 640
     assert read_workload(config, 16).answer_slots == 2048 - 640
+    config.train.prompt_slots = 2048
+    with pytest.raises(InputError, match=r"train\.sequence_length: found 2048, of which 2048 for"):
+        read_workload(config, 16)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_slots(config):
         ("train.batch_size", 24, "train.batch_size: found 24, expected a multiple of 16"),
         ("train.accumulation", 2, "expected a multiple of 32"),
         ("train.accumulation", 0, "at least 1"),
-        ("train.prompt_slots", 2048, "train.sequence_length: found 2048, of which 2048"),
+        ("train.prompt_slots", 640, "train.prompt_slots: found 640 without train.packing"),
         ("train.method", "full", "train.method: found 'full'"),
         ("plan.prompt_share", 1.0, "plan.prompt_share: found 1"),
         ("plan.model", "", "plan.model: found nothing"),

@@ -161,7 +161,7 @@ def train(models, method, handoffs, steps, rate):
         roles=(method.reader, method.writer),
         trained=method.trained,
         objective=Objective(Terms(1.0, 0.0, 1.0, chunk=64), "full", handoffs),
-        optimizer=make_optimizer(schedule, 0.9, 0.98, 0.0, 1.0),
+        optimizer=make_optimizer(schedule, 0.9, 0.98, 1e-8, 0.0, 1.0),
         schedule=schedule,
         accumulation=1,
         remat="none",

@@ -44,7 +44,7 @@ def make_setup(models, method="two_stage", low_rank=LOW_RANK, remat="none"):
         roles=(one.reader, one.writer),
         trained=one.trained,
         objective=Objective(Terms(1.0, 0.5, 1.0, chunk=3), "full", False),
-        optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
+        optimizer=make_optimizer(schedule, 0.9, 0.99, 1e-8, 0.1, 1.0),
         schedule=schedule,
         accumulation=1,
         remat=remat,

@@ -26,6 +26,7 @@ from overfill_jax.model.sharding import weight_shardings
 from overfill_jax.model.transformer import Model, abstract
 from overfill_jax.pruning.choose import Kept
 from overfill_jax.pruning.cut import cut
+from overfill_jax.training.inputs import drawn_like
 from overfill_jax.training.losses import Terms, answer_losses
 from overfill_jax.training.methods import METHODS
 from overfill_jax.training.objective import Objective
@@ -53,7 +54,7 @@ def losses(decoder, mesh, accumulation, kl_weight, handoffs, low_rank):
         roles=(method.reader, method.writer),
         trained=method.trained,
         objective=Objective(Terms(1.0, kl_weight, 1.0, chunk=8), "full", handoffs),
-        optimizer=make_optimizer(schedule, 0.9, 0.99, 0.1, 1.0),
+        optimizer=make_optimizer(schedule, 0.9, 0.99, 1e-8, 0.1, 1.0),
         schedule=schedule,
         accumulation=accumulation,
         remat="full",
@@ -101,6 +102,13 @@ def gradient_program(mesh, width, vocabulary):
         return jax.jit(jax.grad(loss)).lower(weights, *arguments).compile().as_text()
 
 
+places = weight_shardings(full.config, make_mesh(2, 2, 2))
+drawn = drawn_like(full.config, 0, jax.device_put(full.params, places))
+for one, other, place in zip(
+    *map(jax.tree.leaves, (drawn, drawn_like(full.config, 0, full.params), places)), strict=True
+):
+    assert one.sharding == place, (one.sharding, place)
+    np.testing.assert_array_equal(one, other)
 P = jax.sharding.PartitionSpec
 for sizes in ((1, 2, 4), (2, 2, 2)):
     program = gradient_program(make_mesh(*sizes), 64, 8192)

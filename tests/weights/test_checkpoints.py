@@ -34,7 +34,7 @@ def run(tmp_path):
     """Six steps, the second the best."""
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5, 6: None}
     with Checkpoints(tmp_path / "run", keep_last=2) as checkpoints:
-        assert checkpoints.latest is checkpoints.best is None
+        assert checkpoints.latest is None
         for step, loss in losses.items():
             metrics = None if loss is None else {"validation_loss": loss}
             checkpoints.save(step, state_of(step), metrics)
@@ -44,7 +44,8 @@ def run(tmp_path):
 def test_latest_and_best_are_kept(run):
     assert steps(run) == [2, 5, 6]
     with Checkpoints(run, keep_last=2) as checkpoints:
-        assert (checkpoints.latest, checkpoints.best) == (6, 2)
+        assert checkpoints.latest == 6
+        assert [step for step in steps(run) if checkpoints.has_loss(step)] == [2, 5]
         assert checkpoints.restore_best(ABSTRACT)["step"] == 2
 
 
@@ -54,13 +55,19 @@ def test_of_equal_losses_the_newest_is_best(tmp_path):
             checkpoints.save(step, state_of(step), {"validation_loss": min(step, 2) * 1.0})
         checkpoints.save(4, state_of(4), {"validation_loss": 1.0})
         checkpoints.save(5, state_of(5), None)
-        assert checkpoints.best == 4
+        assert checkpoints.restore_best(ABSTRACT)["step"] == 4
     assert steps(tmp_path) == [4, 5]
 
 
-def test_everything_comes_back(run):
+def test_the_newest_step_may_be_saved_again_with_its_loss(run):
     with Checkpoints(run, keep_last=2) as checkpoints:
-        restored = checkpoints.restore(6, ABSTRACT)
+        checkpoints.save(6, state_of(6), {"validation_loss": 0.5})
+        assert checkpoints.restore_best(ABSTRACT)["step"] == 6
+    assert steps(run) == [5, 6]
+
+
+def test_everything_comes_back(run):
+    restored = load_tree(run / "6", ABSTRACT)
     expected = state_of(6)
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
     for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
@@ -77,11 +84,10 @@ def test_a_save_is_not_touched_by_the_next_step(tmp_path):
             checkpoints.save(step, {"x": state}, None)
             for _ in range(5):
                 state = forward(state)
-        for step in range(3):
-            restored = checkpoints.restore(
-                step, {"x": jax.ShapeDtypeStruct(state.shape, "float32")}
-            )
-            assert np.unique(restored["x"]).tolist() == [5.0 * step]
+    for step in range(3):
+        wanted = {"x": jax.ShapeDtypeStruct(state.shape, "float32")}
+        restored = load_tree(tmp_path / str(step), wanted)
+        assert np.unique(restored["x"]).tolist() == [5.0 * step]
 
 
 def test_leftovers_of_a_killed_save_are_removed(run):
@@ -91,18 +97,17 @@ def test_leftovers_of_a_killed_save_are_removed(run):
     with Checkpoints(run, keep_last=2) as checkpoints:
         assert checkpoints.latest == 6
         checkpoints.save(7, state_of(7), None)
-        assert checkpoints.restore(7, ABSTRACT)["step"] == 7
+        assert checkpoints.restore_newest(ABSTRACT)["step"] == 7
     assert not leftover.exists()
 
 
 def test_part_of_a_state(run):
     part = {"params": ABSTRACT["params"]}
-    with Checkpoints(run, keep_last=2) as checkpoints:
-        restored = checkpoints.restore(5, part, partial=True)
-        assert restored.keys() == {"params"}
-        assert (restored["params"]["decoder"]["up"] == 5).all()
-        with pytest.raises(InputError, match="5: unexpected array optimizer/0/count"):
-            checkpoints.restore(5, part)
+    restored = load_tree(run / "5", part, partial=True)
+    assert restored.keys() == {"params"}
+    assert (restored["params"]["decoder"]["up"] == 5).all()
+    with pytest.raises(InputError, match="5: unexpected array optimizer/0/count"):
+        load_tree(run / "5", part)
 
 
 @pytest.mark.parametrize("partial", [False, True])
@@ -129,8 +134,8 @@ def test_no_best_and_no_step(tmp_path):
         checkpoints.save(1, state_of(1), None)
         with pytest.raises(InputError, match="no checkpoint has a validation loss"):
             checkpoints.restore_best(ABSTRACT)
-        with pytest.raises(InputError, match="9: no such folder"):
-            checkpoints.restore(9, ABSTRACT)
+    with pytest.raises(InputError, match="9: no such folder"):
+        load_tree(tmp_path / "run" / "9", ABSTRACT)
 
 
 def test_unwritable_folder_is_named(tmp_path):

@@ -181,6 +181,13 @@ def test_inert_fields_change_nothing():
     assert dataclasses.replace(noted, dtype=plain.dtype) == plain
     window = {"sliding_window": 32768, "max_window_layers": 28, "use_sliding_window": False}
     assert parse("qwen2", **window) == parse("qwen2")
+    # As SmolLM2 has them.
+    smol = {
+        "_attn_implementation_autoset": True,
+        "is_llama_config": True,
+        "rope_interleaved": False,
+    }
+    assert parse(**smol) == plain
     full_attention = ["full_attention"] * 2
     assert parse(layer_types=full_attention, quantization_config=None, use_mrope=False) == plain
 

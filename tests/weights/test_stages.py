@@ -10,7 +10,7 @@ import pytest
 
 from overfill_jax.data import convert
 from overfill_jax.errors import InputError
-from overfill_jax.weights import export, init
+from overfill_jax.weights import export
 from overfill_jax.weights.folders import load_model, save_model
 from tests.builders import random_model
 from tests.weights.conftest import MODELS
@@ -65,14 +65,6 @@ def test_an_export_is_replaced_by_the_next(tmp_path):
     settings.export.target = "full"
     with pytest.raises(InputError, match="full: holds the source"):
         export.run(settings, tmp_path)
-
-
-def test_init_refuses_a_dtype_that_is_none(tmp_path):
-    settings = ml_collections.ConfigDict(
-        {"init": {"config": "shape.json", "tokenizer": "t", "dtype": "fp32"}, "seed": 0}
-    )
-    with pytest.raises(InputError, match=r"init\.dtype is 'fp32', expected one of float32"):
-        init.run(settings, tmp_path)
 
 
 def test_dtype_of_the_workdir(tmp_path):
