@@ -119,7 +119,10 @@ attend() {
     on 0 "bash $worker running" || running=$?
   fi
   case "$running" in
-    0) losses=0 ;; # no setup: it would write over what is running
+    0) # no setup, which would write over what is running; but some may not have been reached
+      losses=0
+      start || return
+      ;;
     "$lost") return "$lost" ;;
     *) setup && start || return ;;
   esac

@@ -34,7 +34,7 @@ class PrecisionResult:
       weights: the decoder's; and
       cache: what the decoder reads behind the handoff.
       bits, grouped: of the decoder's weights; 16 for those of the computation.
-      accuracy: share of greedy answers that match.
+      accuracy: share of greedy answers that match, the mean over the families.
       as_exact: share of answers that equal the pair's without integers, token for token.
       median_error, worst_error: of all answer tokens' logits, relative to those of that pair;
         behind the same tokens.

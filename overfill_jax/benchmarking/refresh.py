@@ -40,7 +40,7 @@ class PolicyResult:
       loss: nats per token of the reference answers; None for verified policies, whose answers
         are not the decoder's to lose.
       positions: the same at each place of the answer; empty for verified policies.
-      accuracy: share of greedy answers that match.
+      accuracy: share of greedy answers that match, the mean over the families.
       by_length: mean words of the reference and accuracy, of each quarter of the rows.
       as_full: share of answers that equal the full model's, token for token.
       acceptance: share of the drafted tokens that stood; None where nothing was drafted.

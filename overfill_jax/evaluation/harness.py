@@ -12,14 +12,11 @@ from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
 from overfill_jax.evaluation.answer_log import AnswerLog
 from overfill_jax.evaluation.optional import require
+from overfill_jax.evaluation.scores import ONE_TOKEN
 from overfill_jax.inference.settings import load_assistant
 from overfill_jax.weights.folders import load_fingerprint
 
 _PACKAGE = "lm-eval", "harness", "stage harness"
-ONE_TOKEN = (
-    "The first token of every choice is scored by the full model (generate.first_token=full); with "
-    "one-token choices two-stage equals full."
-)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -23,7 +23,7 @@ def save(score: Score, settings: Mapping[str, Any], folder: Path) -> None:
 def gather(exam: Exam, folder: Path, workdir: Path) -> list[Score]:
     """The stored scores of this exam, by models that the workdir has, whichever run found them.
 
-    Others, of other settings or of models that are not there any more, are told and left out.
+    Those of other settings, or of models that have changed since, are told and left out.
 
     Raises:
       InputError: a file that is broken.

@@ -13,9 +13,9 @@ from overfill_jax.evaluation.systems import System
 from overfill_jax.evaluation.table import as_markdown, as_text
 from overfill_jax.evaluation.tasks.question import Benchmark, Question, Whole
 
-SHOWN = ("source", "limit", "shots", "first_token", "signature")  # of a score's settings
+TOLD = ("source", "limit", "shots", "first_token", "signature")  # of a score's settings
 ONE_TOKEN = (
-    "The first token of every choice is scored by the full model (score.first_token=full); with "
+    "The first token of every choice is scored by the full model (`first_token=full`); with "
     "one-token choices two-stage equals full."
 )
 
@@ -112,7 +112,7 @@ def _shown(found: Estimate) -> str:
 
 def as_report(scores: Sequence[Score], settings: Mapping[str, Any]) -> str:
     """The table in Markdown, under a heading, and what it was made with."""
-    told = ", ".join(f"`{name}={settings[name]!r}`" for name in SHOWN if name in settings)
+    told = ", ".join(f"`{name}={settings[name]!r}`" for name in TOLD if name in settings)
     parts = [
         f"# {settings['task']}",
         "Metrics with 95 % confidence intervals, and how long the answers are.",

@@ -18,13 +18,12 @@ from overfill_jax.errors import InputError
 from overfill_jax.experiments.cells import Cell, cells_of
 from overfill_jax.experiments.figure import draw
 from overfill_jax.experiments.lines import lines_of, table_of, undefined_in
-from overfill_jax.experiments.lock import locked
+from overfill_jax.experiments.lock import HeldError
 from overfill_jax.experiments.measures import MEASURES, Source, check_measures
 from overfill_jax.experiments.report import as_lines, write
 from overfill_jax.experiments.runs import all_done, check_done, link_inputs, run_stages, seconds_of
 
 RECORD = "done.json"
-LOCK = "running.lock"
 
 # Of each cell, why it failed; '' of one that is done, None of one that is still open.
 Outcomes = Mapping[Cell, str | None]
@@ -44,13 +43,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_measures(tuple(c.measures), tuple(c.systems))
     folder = workdir / "experiments" / c.name
     files.check_writable(folder / "experiment.json")
-    shared = workdir / "experiments" / "shared.json"
-    check_done(c.shared, config, shared, workdir)
     for cell in cells:
         check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
-    if not all_done(c.shared, shared):
-        with locked(shared.with_suffix(".lock")):
-            run_stages(c.shared, config, workdir, shared, workdir)
+    run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
     record.write_config(workdir / "configs" / f"experiment.{c.name}.yaml", config)
     outcomes = run_cells(cells, config, folder, workdir)
     print(as_lines(files.read_object(folder / "experiment.json")))
@@ -81,8 +76,7 @@ def run_cells(
     began = time.monotonic()
     for number, cell in enumerate(left, 1):
         logging.info("cell %d of the %d that are left: %s", number, len(left), cell.title)
-        with locked(folder / "cells" / cell.folder / LOCK):
-            outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
+        outcomes[cell] = run_cell(cell, config, cells, folder, workdir)
         tell(config, outcomes, folder, workdir)
         minutes = (time.monotonic() - began) / number * (len(left) - number) / 60
         logging.info("%d of %d cells, %.0f min left", number, len(left), minutes)
@@ -99,6 +93,9 @@ def run_cell(
     """Runs the stages that are left of a cell and reads every measure once.
 
     Returns why it failed, '' if it did not.
+
+    Raises:
+      HeldError: another process is running it.
     """
     source = source_of(cell, config, cells, folder, workdir)
     try:
@@ -107,6 +104,8 @@ def run_cell(
         run_stages(config.experiment.stages, cell.config, source.cell, done, workdir)
         for name in config.experiment.measures:
             MEASURES[name].read(source)
+    except HeldError:
+        raise  # the cell has not failed
     except (InputError, OSError) as error:
         logging.error("%s failed: %s", cell.title, error)
         return str(error)

@@ -12,6 +12,10 @@ from absl import logging
 from overfill_jax.errors import InputError
 
 
+class HeldError(InputError):
+    """Another process is at work on the same."""
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock on a file, which says who holds it; the file stays.
@@ -20,8 +24,8 @@ def locked(path: Path) -> Iterator[None]:
     told of, and nothing is held.
 
     Raises:
-      InputError: another process holds it, or it cannot be written; names the file, the process
-        and its host.
+      HeldError: by another process; names the file, the process and its host.
+      InputError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +37,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            raise InputError(
+            raise HeldError(
                 f"{path}: held by {lock.read().strip() or 'another process'}, which runs the same "
                 "stages; expected it to have ended, or another workdir"
             ) from error

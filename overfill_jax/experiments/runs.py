@@ -12,6 +12,7 @@ from absl import logging
 
 from overfill_jax import distributed, files
 from overfill_jax.errors import InputError
+from overfill_jax.experiments.lock import locked
 from overfill_jax.overrides import with_settings
 from overfill_jax.record import flat
 from overfill_jax.stages import PREEMPTIBLE, run_stage
@@ -56,22 +57,31 @@ def run_stages(
       workdir: of the whole experiment; the record does not depend on where it lies.
 
     Raises:
+      HeldError: another process is running them.
       InputError: a stage was done with other settings; or what the stage itself refuses.
       Preempted: the machine is about to be taken away.
     """
     check_done(stages, config, record, workdir)
-    done = _done(record)
-    for text, changed in _each(stages, config)[len(done) :]:
-        logging.info("%s: %s", folder.name, text)
-        began = time.monotonic()
-        stage = text.split()[0]
-        ended = distributed.ending_at_once(f"ended in {text!r} of {folder.name}")
-        with contextlib.nullcontext() if stage in PREEMPTIBLE else ended:
-            run_stage(stage, changed, folder)
-        seconds = time.monotonic() - began
-        settings = _settings(text, changed, workdir)
-        done = [*done, {"stage": text, "settings": settings, "seconds": seconds}]
-        files.write_json(record, {"stages": done})
+    if all_done(stages, record):
+        return
+    with locked(record.with_suffix(".lock")):
+        done = _done(record)
+        for text, changed in _each(stages, config)[len(done) :]:
+            seconds = _run_stage(text, changed, folder)
+            settings = _settings(text, changed, workdir)
+            done = [*done, {"stage": text, "settings": settings, "seconds": seconds}]
+            files.write_json(record, {"stages": done})
+
+
+def _run_stage(text: str, config: ml_collections.ConfigDict, folder: Path) -> float:
+    """How many seconds it took."""
+    logging.info("%s: %s", folder.name, text)
+    began = time.monotonic()
+    stage = text.split()[0]
+    ended = distributed.ending_at_once(f"ended in {text!r} of {folder.name}")
+    with contextlib.nullcontext() if stage in PREEMPTIBLE else ended:
+        run_stage(stage, config, folder)
+    return time.monotonic() - began
 
 
 def check_done(

@@ -51,6 +51,10 @@ def likelihoods(
     """
     reader, writer, how = generator.pair
     refresh = None if generator.refresh is None else judged_as(generator.refresh)
+    if refresh is not None and refresh.interval == 1:
+        # The full model's own, which need not be read token by token.
+        writer, refresh = reader, None
+        how = Pairing(None, reader.config.dtype, "full", reads_on=False)
     found = [Likelihood(0.0, True)] * len(prompts)
     rows = [row for row, continuation in enumerate(continuations) if len(continuation)]
     for row in rows:

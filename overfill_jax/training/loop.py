@@ -109,7 +109,7 @@ def fit(
             pending = None
             with watch.pace.paused():
                 scores = {"validation_loss": validation_loss(state)} if validate else None
-                keep(step, state, scores, checkpoints, watch.writer)
+                keep(step, state, scores, checkpoints.save, watch.writer)
         if preempted and step < steps:
             checkpoints.wait()
             raise distributed.Preempted(f"saved after step {step} of {steps}")
@@ -133,14 +133,14 @@ def make_up(
     if step and step % intervals.validate == 0 and not checkpoints.has_loss(step):
         with watch.pace.paused():
             scores = {"validation_loss": validation_loss(state)}
-            keep(step, state, scores, checkpoints, watch.writer)
+            keep(step, state, scores, checkpoints.replace, watch.writer)
 
 
 def keep(
     step: int,
     state: TrainState,
     scores: dict[str, float] | None,
-    checkpoints: Checkpoints,
+    save: Callable[..., None],
     writer: MetricsWriter,
 ) -> None:
     """Saves a state, with its validation loss if it has one.
@@ -152,7 +152,7 @@ def keep(
         writer.write(step, scores, shown=True)
     check_finite(step, state, scores)
     writer.flush()  # a run that is killed never tells again what lies before its checkpoint
-    checkpoints.save(step, state_tree(state), scores)
+    save(step, state_tree(state), scores)
 
 
 def finite(step: int, metrics: Metrics) -> tuple[int, dict[str, float]]:

@@ -21,7 +21,7 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: Path, steps: int, start: int):
-        self._steps = steps
+        self._steps, self._start = steps, start
         # The first step compiles; the clock starts behind it.
         self._clock: tuple[int, float] | None = None
         self._main = distributed.is_main()
@@ -46,6 +46,8 @@ class MetricsWriter:
             logging.info("step %d/%d  %s  %s", step, self._steps, line, self._left(step))
 
     def _left(self, step: int) -> str:
+        if step == self._start:
+            return "before going on"
         if self._clock is None:
             self._clock = step, time.monotonic()
             return "compiled"

@@ -7,6 +7,7 @@ asked for. No other module knows which version of Orbax this is.
 import contextlib
 import itertools
 import logging as standard_logging
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from overfill_jax.errors import InputError
 
 PyTree = Any
 BEST_METRIC = "validation_loss"
+FORMER = ".former"  # behind the number of a step that is being replaced
 
 
 class DamagedError(InputError):
@@ -45,6 +47,7 @@ class Checkpoints:
             ),
         ]
         self._folder = folder
+        _put_back(folder)
         try:
             self._checkpointer = ocp.training.Checkpointer(
                 folder.absolute(),
@@ -71,15 +74,31 @@ class Checkpoints:
         """Saves `state`, in the background.
 
         Args:
-          step: a number that was not saved before, or the newest one, which is then replaced.
+          step: a number that was not saved before.
           state: arrays in nested containers.
           metrics: with `validation_loss`; None keeps the step out of the contest for the best.
         """
         metrics = None if metrics is None else dict(metrics)
         with self._disk_errors():
-            self._checkpointer.save_async(
-                step, state, metrics=metrics, force=True, overwrite=step == self.latest
-            )
+            self._checkpointer.save_async(step, state, metrics=metrics, force=True)
+
+    def replace(self, step: int, state: PyTree, metrics: Mapping[str, float]) -> None:
+        """Saves a step once more, and waits; until the new one is on disk the former one is kept.
+
+        Args:
+          step: that was saved before.
+          state, metrics: as of `save`.
+        """
+        self.wait()
+        former = self._folder / f"{step}{FORMER}"
+        if distributed.is_main():
+            former.with_suffix("").rename(former)
+        distributed.barrier("former checkpoint moved aside")
+        self._checkpointer.reload()
+        self.save(step, state, metrics)
+        self.wait()
+        if distributed.is_main():
+            shutil.rmtree(former)
 
     def restore_newest(self, abstract: PyTree) -> PyTree | None:
         """The state of the newest step that can be read; None where no step was ever saved.
@@ -300,6 +319,18 @@ def _context() -> ocp.Context:
     # A folder that cannot be made is told at once; in the background it is waited for in vain.
     context.asynchronous.create_directories_asynchronously = False
     return context
+
+
+def _put_back(folder: Path) -> None:
+    """What `Checkpoints.replace` has left where it was killed: a step, or what has replaced it."""
+    if distributed.is_main():
+        for former in folder.glob(f"*{FORMER}"):
+            step = former.with_suffix("")
+            if step.exists():
+                shutil.rmtree(former)
+            else:
+                former.rename(step)
+    distributed.barrier("former checkpoints put back")
 
 
 def _free_name(step: Path) -> str:

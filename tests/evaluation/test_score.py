@@ -225,7 +225,7 @@ def test_whose_the_first_token_of_a_choice_is(
     config.score.update(task=task, systems=systems, first_token=first_token, limit=2)
     score.run(config, workdir)
     text = (workdir / "scores" / task / "scores.md").read_text()
-    sentence = "The first token of every choice is scored by the full model (score.first_token=full"
+    sentence = "The first token of every choice is scored by the full model (`first_token=full`)"
     assert (sentence in text) == told
 
 

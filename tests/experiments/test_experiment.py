@@ -176,7 +176,7 @@ def test_a_cell_that_does_not_hold_what_is_measured_has_failed(workdir, monkeypa
     ("lost", "lock"),
     [
         ("shared.json", "shared.lock"),
-        ("widths/cells/8_first_seed-0/done.json", "widths/cells/8_first_seed-0/running.lock"),
+        ("widths/cells/8_first_seed-0/done.json", "widths/cells/8_first_seed-0/done.lock"),
     ],
 )
 def test_stages_are_not_run_by_two_processes(workdir, monkeypatch, tmp_path, lost, lock):
@@ -275,7 +275,7 @@ def test_data_of_a_cell_does_not_take_the_place_of_what_all_share(tmp_path):
     assert [path.read_bytes() for path in shared] == before
     (cell,) = tmp_path.glob("experiments/*/cells/*/")
     assert sorted(path.name for path in cell.iterdir()) == [
-        "configs", "data", "done.json", "running.lock", "tokenizer",
+        "configs", "data", "done.json", "done.lock", "tokenizer",
     ]  # fmt: skip
     own = [cell / path.relative_to(tmp_path) for path in shared]
     assert all(path.read_bytes() != old for path, old in zip(own, before, strict=True))

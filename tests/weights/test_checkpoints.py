@@ -1,6 +1,7 @@
 """Checkpoints: what is kept, what comes back, onto which mesh, and what is refused."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -59,11 +60,23 @@ def test_of_equal_losses_the_newest_is_best(tmp_path):
     assert steps(tmp_path) == [4, 5]
 
 
-def test_the_newest_step_may_be_saved_again_with_its_loss(run):
+def test_a_step_may_be_saved_again_with_its_loss(run):
     with Checkpoints(run, keep_last=2) as checkpoints:
-        checkpoints.save(6, state_of(6), {"validation_loss": 0.5})
+        checkpoints.replace(6, state_of(6), {"validation_loss": 0.5})
         assert checkpoints.restore_best(ABSTRACT)["step"] == 6
-    assert steps(run) == [5, 6]
+    assert sorted(path.name for path in run.iterdir()) == ["5", "6"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_step_that_was_being_replaced_is_not_lost(run, written):
+    """Killed before the new one was on disk, and behind that."""
+    if written:
+        shutil.copytree(run / "6", run / "6.former")
+    else:
+        (run / "6").rename(run / "6.former")
+    with Checkpoints(run, keep_last=2) as checkpoints:
+        assert checkpoints.restore_newest(ABSTRACT)["step"] == 6
+    assert sorted(path.name for path in run.iterdir()) == ["2", "5", "6"]
 
 
 def test_everything_comes_back(run):
