@@ -83,7 +83,7 @@ def test_greedy_is_what_would_be_written(full, decoder, first_token):
         assert not any(one.greedy for one in likelihoods(pair, prompts, others, batch_size=4))
 
 
-@pytest.mark.parametrize("writes", ["decoder", "shallow"])
+@pytest.mark.parametrize("writes", ["decoder", pytest.param("shallow", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "refresh", [Refresh(1), Refresh(99, entropy=1e-9), Refresh(4, strictness=1.0)]
 )

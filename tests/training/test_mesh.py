@@ -102,18 +102,7 @@ def gradient_program(mesh, width, vocabulary):
         return jax.jit(jax.grad(loss)).lower(weights, *arguments).compile().as_text()
 
 
-places = weight_shardings(full.config, make_mesh(2, 2, 2))
-drawn = drawn_like(full.config, 0, jax.device_put(full.params, places))
-for one, other, place in zip(
-    *map(jax.tree.leaves, (drawn, drawn_like(full.config, 0, full.params), places)), strict=True
-):
-    assert one.sharding == place, (one.sharding, place)
-    np.testing.assert_array_equal(one, other)
 P = jax.sharding.PartitionSpec
-for sizes in ((1, 2, 4), (2, 2, 2)):
-    program = gradient_program(make_mesh(*sizes), 64, 8192)
-    assert f"f32[32,{8192 // sizes[2]}]" in program
-    assert "8192" not in "".join(re.findall(r"\[[\d,]+\]", program)), sizes
 even = cut(full, Kept(np.arange(4, 16), np.stack([np.arange(16), np.arange(8, 24)])))
 odd = cut(full, Kept(np.arange(4, 17), np.stack([np.arange(17), np.arange(8, 25)])))
 # One layer and one kv head of two: gathered over the tensor axis, which no longer divides them.
@@ -121,12 +110,10 @@ attention = np.array([1]), np.array([[1]]), np.array([[2]])
 shallow = cut(full, Kept(np.arange(4, 16), np.arange(16)[None], *attention))
 alone = make_mesh(1, 1, 1, jax.devices()[:1])
 every = P(None, "fsdp", "tensor")
-for decoder, kl_weight, handoffs, low_rank, meshes in (
-    (even, 0.5, False, None, [((8, 1, 1), P(None, None, None), 1), ((2, 2, 2), every, 2)]),
-    (odd, 0.5, False, None, [((1, 4, 2), P(None, None, None), 1)]),
-    (shallow, 0.5, True, None, [((2, 2, 2), every, 2)]),
-    (even, 0.0, False, LowRank(4, 16.0), [((2, 2, 2), P(None, "fsdp", None), 2)]),
-):
+"""
+
+TWENTY_STEPS = """
+for decoder, kl_weight, handoffs, low_rank, meshes in CASES:
     expected, _, _ = losses(decoder, alone, 1, kl_weight, handoffs, low_rank)
     assert expected[STEPS - 1] < 0.9 * expected[0]
     for sizes, spec, accumulation in meshes:
@@ -140,14 +127,51 @@ for decoder, kl_weight, handoffs, low_rank, meshes in (
         assert compilations == 1, compilations
 """
 
+IN_PARTS = r"""
+places = weight_shardings(full.config, make_mesh(2, 2, 2))
+drawn = drawn_like(full.config, 0, jax.device_put(full.params, places))
+for one, other, place in zip(
+    *map(jax.tree.leaves, (drawn, drawn_like(full.config, 0, full.params), places)), strict=True
+):
+    assert one.sharding == place, (one.sharding, place)
+    np.testing.assert_array_equal(one, other)
+for sizes in ((1, 2, 4), (2, 2, 2)):
+    program = gradient_program(make_mesh(*sizes), 64, 8192)
+    assert f"f32[32,{8192 // sizes[2]}]" in program
+    assert "8192" not in "".join(re.findall(r"\[[\d,]+\]", program)), sizes
+"""
 
-def test_twenty_steps_on_any_mesh_equal_one_device():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": simulated(8),
-    }
+# Two of all ways to train that meshes and widths can be put together in, and all others.
+FEW = """
+CASES = (
+    (even, 0.5, False, None, [((2, 2, 2), every, 2)]),
+    (odd, 0.5, False, None, [((1, 4, 2), P(None, None, None), 1)]),
+)
+"""
+OTHERS = """
+CASES = (
+    (even, 0.5, False, None, [((8, 1, 1), P(None, None, None), 1)]),
+    (shallow, 0.5, True, None, [((2, 2, 2), every, 2)]),
+    (even, 0.0, False, LowRank(4, 16.0), [((2, 2, 2), P(None, "fsdp", None), 2)]),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    "cases", [FEW, pytest.param(OTHERS, marks=pytest.mark.long)], ids=["few", "others"]
+)
+def test_twenty_steps_on_any_mesh_equal_one_device(cases):
+    run(cases + TWENTY_STEPS)
+
+
+def test_weights_are_drawn_and_gradients_laid_out_in_parts():
+    run(IN_PARTS)
+
+
+def run(program):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": simulated(8)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM + program],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
