@@ -17,6 +17,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("-", "--", ":", "-.")
 FAILED = "#B00020"
 COLUMNS = 3  # of panels
+SHIFT = 0.1  # from line to line, where names stand on the x axis: of the way to the next name
 
 
 def draw(
@@ -42,7 +43,8 @@ def draw(
     styles = {name: _style(name, number) for number, name in enumerate(names)}
     for axes, (panel, of_panel) in zip(grid, panels.items(), strict=False):
         for name, line in of_panel.items():
-            _draw_line(axes, line, ticks, label=name, **styles[name])
+            beside = SHIFT * (names.index(name) - (len(names) - 1) / 2)
+            _draw_line(axes, line, ticks, beside, label=name, **styles[name])
         _finish(axes, measure, x, ticks)
         _mark_failed(axes, failed, ticks)
         axes.set_title(panel, fontsize=10)
@@ -79,8 +81,11 @@ def _places(ticks: Sequence[str]) -> dict[str, float]:
     return {tick: float(place) for place, tick in enumerate(ticks)}
 
 
-def _draw_line(axes: Axes, line: Mapping, ticks: Sequence[str], **style) -> None:
-    """The means, with bars where there is a reach; no line joins places that are no numbers."""
+def _draw_line(axes: Axes, line: Mapping, ticks: Sequence[str], beside: float, **style) -> None:
+    """The means, with bars where there is a reach.
+
+    Over names no line joins them, and they stand `beside` their places, for others stand there.
+    """
     places = _places(ticks)
     spots = sorted(
         (places[key] if spot[0].x is None else mean(point.x for point in spot), *_bar(spot))
@@ -92,7 +97,7 @@ def _draw_line(axes: Axes, line: Mapping, ticks: Sequence[str], **style) -> None
     xs, means, below, above = zip(*spots, strict=True)
     look = {**style, "lw": 1.6, "ms": 6 if len(xs) < 20 else 0}
     if not _numbers(ticks):
-        look["ls"] = "none"
+        look["ls"], xs = "none", [x + beside for x in xs]
     if any(below + above):
         axes.errorbar(xs, means, [below, above], capsize=3, **look)
     else:

@@ -71,6 +71,18 @@ def test_a_line_joins_numbers_alone(drawn, tmp_path, rows, style, values):
     assert drawn[0].axes[0].get_lines()[0].get_linestyle() == style
 
 
+@pytest.mark.parametrize(
+    ("rows", "full", "two"),
+    [(("1", "4"), [1, 4], [1, 4]), (("a", "b"), [-0.05, 0.95], [0.05, 1.05])],
+)
+def test_lines_over_names_stand_side_by_side(drawn, tmp_path, rows, full, two):
+    lines = {"": {name: {row: spot(0.5) for row in rows} for name in ("full", "two")}}
+    figure.draw(MEASURES["accuracy"], "", "", lines, [], tmp_path / "a.png")
+    shown = lines_by_label(drawn[0].axes[0])
+    assert list(shown["full"].get_xdata()) == pytest.approx(full)
+    assert list(shown["two"].get_xdata()) == pytest.approx(two)
+
+
 def test_where_rows_are_no_axis_the_title_counts_what_failed(drawn, tmp_path):
     lines = {"": {"full": {16: [Point("", 1.0, x=16)], 4: [Point("", 0.5, x=4)]}}}
     measure = MEASURES["refreshed_loss"]
