@@ -88,8 +88,10 @@ def test_two_processes_meet(job, tmp_path):
 
 @pytest.mark.parametrize(
     ("seed", "status", "message"),
-    [(INPUT_ERROR, 2, "row 3: found nothing"), (EXCEPTION, 1, "KeyError: 'lost'")],
-    ids=["input-error", "exception"],
+    [
+        pytest.param(INPUT_ERROR, 2, "row 3: found nothing", id="input-error"),
+        pytest.param(EXCEPTION, 1, "KeyError: 'lost'", id="exception", marks=pytest.mark.long),
+    ],
 )
 def test_what_one_process_fails_with_ends_both_in_seconds(job, seed, status, message):
     processes = job(seed)

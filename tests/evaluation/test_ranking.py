@@ -40,7 +40,7 @@ def by_hand(reader, writer, prompt, choice):
     return jnp.take_along_axis(likelihoods, choice[:, None], axis=1).sum()
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 8])
 def test_likelihoods_are_those_of_each_choice_alone(batch_size):
     reader, writer = make_model(0), make_model(1, hidden_size=16)
     asked = make_asked()

@@ -141,7 +141,14 @@ REFRESHES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "first_token"), [*((name, "full") for name in REFRESHES), ("verified", "decoder")]
+    ("name", "first_token"),
+    [
+        ("every 4", "full"),
+        ("the full model", "full"),
+        pytest.param("unsure", "full", marks=pytest.mark.long),
+        ("verified", "full"),
+        ("verified", "decoder"),
+    ],
 )
 def test_refreshed_answers_are_those_of_single_requests(full, decoder, pairs, name, first_token):
     settings = {"first_token": first_token, "refresh": REFRESHES[name]}
