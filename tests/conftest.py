@@ -87,6 +87,16 @@ def trained(prepared, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A workdir after every stage of `small_run`; to be copied, not written to."""
+    from tests.small_run import run_to_decoder
+
+    workdir = tmp_path_factory.mktemp("finished")
+    run_to_decoder(workdir)
+    return workdir
+
+
 @pytest.fixture
 def tpu(monkeypatch):
     """A platform that says it is a TPU, with the kernel interpreted."""

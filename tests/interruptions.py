@@ -29,7 +29,7 @@ from tests.conftest import REPOSITORY, simulated
 CONFIG = """
 from pathlib import Path
 
-from tests.test_pipeline import make_config
+from tests.small_run import make_config
 
 
 def get_config():
@@ -85,7 +85,7 @@ KINDS = ("SIGKILL", "SIGKILL in a save", "SIGTERM", "SIGTERM at the start")
 
 def prepare(workdir: Path, steps: int) -> None:
     """Everything that training reads."""
-    from tests.test_pipeline import SHAPE, make_config
+    from tests.small_run import SHAPE, make_config
 
     workdir.mkdir(parents=True)
     files.write_json(workdir / "shape.json", SHAPE)

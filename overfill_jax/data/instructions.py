@@ -109,40 +109,32 @@ def read_examples(
     """
     unknown: list[int] = []
     try:
-        for one in _usable(source, split, tokenizer, template, options, rejected):
-            if tokenizer.unk_id in one.prompt or tokenizer.unk_id in one.answer:
-                unknown.append(one.row)
-            yield one
-    finally:  # also where no more are wanted
-        if unknown:
-            told = "%s: %d examples hold what the tokenizer cannot spell, as its unknown token (%s)"
-            logging.warning(told, source, len(unknown), count_lines(unknown))
-
-
-def _usable(
-    source: str | Path,
-    split: str,
-    tokenizer: Tokenizer,
-    template: chat.ChatTemplate,
-    options: ReadOptions,
-    rejected: list[Rejected],
-) -> Iterator[Example]:
-    for row, value in read_rows(source, split, rejected):
-        try:
-            conversation = conversations.with_answer(
-                value, options.prompt_column, options.response_column
-            )
-            family = conversations.text(value, "family") if "family" in value else ""
-        except InputError as error:
-            rejected.append(Rejected(row, str(error)))
-            continue
-        for messages in _answered(conversation, options.turns):
+        for row, value in read_rows(source, split, rejected):
             try:
-                prompt, answer = _encode(messages, tokenizer, template, options)
+                conversation = conversations.with_answer(
+                    value, options.prompt_column, options.response_column
+                )
+                family = conversations.text(value, "family") if "family" in value else ""
             except InputError as error:
                 rejected.append(Rejected(row, str(error)))
-            else:
+                continue
+            for messages in _answered(conversation, options.turns):
+                try:
+                    prompt, answer = _encode(messages, tokenizer, template, options)
+                except InputError as error:
+                    rejected.append(Rejected(row, str(error)))
+                    continue
+                if tokenizer.unk_id in prompt or tokenizer.unk_id in answer:
+                    unknown.append(row)
                 yield Example(row, prompt, answer, family, messages[-1]["content"])
+    finally:  # also where no more are wanted
+        _tell_unknown(source, unknown)
+
+
+def _tell_unknown(source: str | Path, rows: Sequence[int]) -> None:
+    if rows:
+        told = "%s: %d examples hold what the tokenizer cannot spell, as its unknown token (%s)"
+        logging.warning(told, source, len(rows), count_lines(rows))
 
 
 def read_rows(

@@ -26,7 +26,7 @@ from overfill_jax.planning.inference import plan_inference
 from overfill_jax.planning.workload import pruned_shape, read_workload
 from overfill_jax.weights.hugging_face_config import to_hugging_face
 from tests.builders import CONFIG as SHAPE
-from tests.test_pipeline import make_config
+from tests.small_run import make_config
 
 CONFIG = dataclasses.replace(SHAPE, num_layers=1)
 ROWS, SLOTS, CHUNK = 2, 256, 32

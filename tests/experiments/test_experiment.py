@@ -16,7 +16,7 @@ from overfill_jax.experiments.lock import locked
 from overfill_jax.experiments.measures import Measure, Point
 from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
-from tests.test_pipeline import SHAPE, make_config
+from tests.small_run import SHAPE, make_config
 
 
 def configure(workdir):
