@@ -51,6 +51,22 @@ class Recorded:
     settings: dict[str, Any]
 
 
+def config_path(workdir: Path, stage: str, config: ml_collections.ConfigDict) -> Path:
+    """Where a stage's settings are kept; of one that does many things, those of each.
+
+    >>> record.config_path(workdir, "score", config)
+    PosixPath('runs/3b/configs/score.gsm8k.yaml')
+    """
+    of_many = {
+        "train": "joint" if config.train.freeze == "none" else config.train.method,
+        "experiment": config.experiment.name,
+        "score": config.score.task,
+        "benchmark": config.benchmark.subject,
+    }
+    name = of_many.get(stage, "").replace("/", "_")  # may be anything: it is not looked at yet
+    return workdir / "configs" / (f"{stage}.{name}.yaml" if name else f"{stage}.yaml")
+
+
 def write_config(path: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the settings as YAML, headed by a comment that says when and with what they ran."""
     now = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")

@@ -91,7 +91,7 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         raise InputError(f"seed: found {config.seed}, expected at least 0")
     if distributed.is_main():
         files.recover(workdir)
-    resolved = workdir / "configs" / f"{_recorded_as(stage, config)}.yaml"
+    resolved = record.config_path(workdir, stage, config)
     files.check_writable(resolved)
     config = _resolved(config, workdir)
     distributed.check_same({"stage": stage, "workdir": str(workdir), **record.flat(config)})
@@ -101,18 +101,6 @@ def run_stage(stage: str, config: ml_collections.ConfigDict, workdir: str | Path
         importlib.import_module(STAGES[stage]).run(config, workdir)
     if stage not in RECORDING and distributed.is_main():
         record.write_config(resolved, config)
-
-
-def _recorded_as(stage: str, config: ml_collections.ConfigDict) -> str:
-    """The stage, and which of the many things it does: each of them has its own settings."""
-    of_many = {
-        "train": "joint" if config.train.freeze == "none" else config.train.method,
-        "experiment": config.experiment.name,
-        "score": config.score.task,
-        "benchmark": config.benchmark.subject,
-    }
-    name = of_many.get(stage, "").replace("/", "_")  # not looked at yet
-    return f"{stage}.{name}" if name else stage
 
 
 def _resolved(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:

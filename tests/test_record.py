@@ -30,6 +30,26 @@ def test_all_packages_that_score_are_recorded():
     assert {re.match(r"[\w-]+", one)[0] for one in wanted} == set(record.SCORING)
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes", "name"),
+    [
+        ("prune", {}, "prune"),
+        ("train", {"train.method": "pruned"}, "train.pruned"),
+        ("train", {"train.freeze": "none"}, "train.joint"),
+        ("score", {"score.task": "gsm8k"}, "score.gsm8k"),
+        ("score", {}, "score"),
+        ("benchmark", {"benchmark.subject": "a/b"}, "benchmark.a_b"),
+        ("experiment", {"experiment.name": "ratio"}, "experiment.ratio"),
+    ],
+)
+def test_each_of_the_many_things_that_a_stage_does_keeps_its_settings(
+    tmp_path, stage, changes, name
+):
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    assert record.config_path(tmp_path, stage, config) == tmp_path / "configs" / f"{name}.yaml"
+
+
 def test_settings_are_read_as_they_were_written(tmp_path):
     config = get_config()
     config.train.source = "a: 'b'\n\n# c"

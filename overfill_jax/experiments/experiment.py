@@ -46,7 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     for cell in cells:
         check_done(c.stages, cell.config, folder / "cells" / cell.folder / RECORD, workdir)
     run_stages(c.shared, config, workdir, workdir / "experiments" / "shared.json", workdir)
-    record.write_config(workdir / "configs" / f"experiment.{c.name}.yaml", config)
+    record.write_config(record.config_path(workdir, "experiment", config), config)
     outcomes = run_cells(cells, config, folder, workdir)
     print(as_lines(files.read_object(folder / "experiment.json")))
     failed = {cell.title: error for cell, error in outcomes.items() if error}

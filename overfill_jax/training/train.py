@@ -86,7 +86,7 @@ def train(
         check_same_run(folder / "run.json", settings, checkpoints.latest)
         if distributed.is_main():
             # Not left to the end of the stage, which a run that is killed never sees.
-            record.write_config(workdir / f"configs/train.{method.name}.yaml", config)
+            record.write_config(record.config_path(workdir, "train", config), config)
         state = first_state(checkpoints, setup, placement, models, config.seed)
         logging.info(
             "training %s: %d steps of %d rows, %s parameters", method.name, steps, c.batch_size,

@@ -68,7 +68,7 @@ def compare_one(whole, alone, wanted, cache, same):
 
 @pytest.mark.usefixtures("unchecked")
 def test_flops_of_reading_are_the_compilers():
-    model = lay_out(make_model(0, hidden_size=128, intermediate_size=384))
+    model = lay_out(make_model(0, hidden_size=256, intermediate_size=64))
     counted = {}
     for name, wanted in (("all", None), ("last", LENGTHS - 1)):
         step = jax.jit(prefill, static_argnums=3).lower(model, tokens(12), LENGTHS, 12, wanted)
