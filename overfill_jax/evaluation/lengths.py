@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-HEADER = ("tokens", "median", "most", "empty", "cut")
+HEADER = ("tokens, mean", "median", "most", "no text", "cut off")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,23 +17,30 @@ from overfill_jax.evaluation.table import (
 
 def test_comparison(results):
     assert as_text(comparison(results)).splitlines() == [
-        "system         decode params  bytes/token   loss    sum   sort  accuracy  tokens  median"
-        "  most  empty  cut",
-        "----------------------------------------------------------------------------------------"
-        "------------------",
-        "full                  1.24 M      4.96 MB  0.100  1.000  1.000     1.000     2.5       2"
-        "     4      0    0",
-        "two-stage              350 k       1.4 MB  0.200  1.000  0.500     0.750     6.5       2"
-        "    20      0    1",
-        "pruned, tuned          350 k       1.4 MB  0.900  0.500  0.000     0.250    15.8      20"
-        "    20      0    3",
+        "system         decode params  bytes/token   loss    sum   sort  accuracy  tokens, mean"
+        "  median  most  no text  cut off",
+        "-------------------------------------------------------------------------------------"
+        "---------------------------------",
+        "full                  1.24 M      4.96 MB  0.100  1.000  1.000     1.000           2.5"
+        "       2     4        0        0",
+        "two-stage              350 k       1.4 MB  0.200  1.000  0.500     0.750           6.5"
+        "       2    20        0        1",
+        "pruned, tuned          350 k       1.4 MB  0.900  0.500  0.000     0.250          15.8"
+        "      20    20        0        3",
     ]
 
 
 def test_one_family_has_no_column_of_its_own(results):
     single = [dataclasses.replace(r, families={"": r.families["sum"]}) for r in results]
     header, *rows = comparison(single)
-    assert header[:6] == ["system", "decode params", "bytes/token", "loss", "accuracy", "tokens"]
+    assert header[:6] == [
+        "system",
+        "decode params",
+        "bytes/token",
+        "loss",
+        "accuracy",
+        "tokens, mean",
+    ]
     assert all(len(row) == len(header) for row in rows)
 
 

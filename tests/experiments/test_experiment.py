@@ -12,7 +12,7 @@ from configs.default import get_config
 from overfill_jax import distributed
 from overfill_jax.errors import InputError
 from overfill_jax.experiments import experiment, runs
-from overfill_jax.experiments.lock import locked
+from overfill_jax.experiments.lock import HeldError, locked
 from overfill_jax.experiments.measures import Measure, Point
 from overfill_jax.overrides import with_settings
 from overfill_jax.stages import run_stage
@@ -186,7 +186,7 @@ def test_stages_are_not_run_by_two_processes(workdir, monkeypatch, tmp_path, los
     config.experiment.update({"rows": ("8: prune.hidden=8",), "measures": ()})
     monkeypatch.setattr(runs, "run_stage", lambda *_: None)
     with locked(folder / "experiments" / lock):  # another process is as good as another open file
-        with pytest.raises(InputError, match=rf"{lock}: held by process {os.getpid()} on "):
+        with pytest.raises(HeldError, match=rf"{lock}: held by process {os.getpid()} on "):
             run_stage("experiment", config, folder)
         assert not (folder / "experiments" / lost).exists()
     run_stage("experiment", config, folder)
