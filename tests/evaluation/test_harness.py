@@ -35,7 +35,9 @@ def test_a_missing_package_is_named(config, tmp_path, monkeypatch):
 def test_the_report_says_whose_the_first_token_of_a_choice_is(names, first_token, kinds, told):
     text = harness.as_report(names, {"generate.first_token": first_token}, "| a |", kinds)
     assert text.startswith(f"# lm-eval: {', '.join(names)}\n\n| a |\n\nWith `generate.first_token=")
-    sentence = "\n\nThe first token of every choice is scored by the full model (generate.first"
+    sentence = (
+        "\n\nThe first token of every choice is scored by the full model (`first_token=full`)"
+    )
     assert (sentence in text) == told
 
 
