@@ -132,7 +132,7 @@ def _axes_of(node: Any, names: Axes) -> Iterator[Axes]:
         for part in node:
             yield from _axes_of(part, names)
     elif isinstance(node, Quantised):
-        inputs, *outputs = names
+        *outputs, inputs = names
         # Groups stay whole where there are several, as the parts of the input that they belong to.
         whole = node.values.shape[0] > 1
         yield from (

@@ -20,6 +20,8 @@ from overfill_jax.model.handoff import Handoff
 from overfill_jax.model.layout import constrain, platform
 
 AXES = ("batch", "kv_heads", "slots")
+# Bytes of keys that a CPU's core finds in its cache when it reads them once more.
+NEAR = 4 << 20
 
 
 @jax.tree_util.register_dataclass
@@ -177,7 +179,7 @@ def attend(
     # Products of matrices, one for each row and kv head: keys and values are read as they lie.
     flat = query.transpose(0, 2, 3, 1, 4).reshape(batch, heads, group * new, head_dim)
     keys, values = (entries.values.astype(query.dtype) for entries in (key, value))
-    scores = _scores(flat, keys, one_by_one=new == 1 and platform() == "cpu")
+    scores = _scores(flat, keys, one_token=new == 1)
     if key.scales is not None:
         scores *= key.scales[:, :, None]
     last = lengths[:, None] + jnp.arange(new)
@@ -192,14 +194,19 @@ def attend(
 
 
 def _scores(
-    query: Float[Array, "B K Q H"], keys: Float[Array, "B K S H"], one_by_one: bool
+    query: Float[Array, "B K Q H"], keys: Float[Array, "B K S H"], one_token: bool
 ) -> Float[Array, "B K Q S"]:
     """Products of every query with every key, in float32."""
-    if not one_by_one:
+    if not (one_token and platform() == "cpu"):
         return jnp.einsum("bkqh,bksh->bkqs", query, keys, preferred_element_type=jnp.float32)
-    # On CPUs XLA multiplies the few queries of one token sooner by themselves than as a matrix.
-    by_query = [
-        jnp.einsum("bksh,bkh->bks", keys, query[:, :, q], preferred_element_type=jnp.float32)
-        for q in range(query.shape[2])
-    ]
-    return jnp.stack(by_query, axis=2)
+    # On CPUs XLA multiplies the few queries of one token sooner by themselves than as a matrix,
+    # unless the keys come from memory every time; then once, as they lie, is soonest.
+    if keys.nbytes < NEAR:
+        by_query = [
+            jnp.einsum("bksh,bkh->bks", keys, query[:, :, q], preferred_element_type=jnp.float32)
+            for q in range(query.shape[2])
+        ]
+        return jnp.stack(by_query, axis=2)
+    across = jax.lax.optimization_barrier(query.swapaxes(2, 3))
+    by_key = jnp.einsum("bksh,bkhq->bksq", keys, across, preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(by_key).swapaxes(2, 3)

@@ -54,7 +54,9 @@ def log_probabilities(found):
 
 
 @pytest.mark.parametrize("first_token", ["full", "decoder"])
-@pytest.mark.parametrize("writes", ["full", "decoder", "shallow"])
+@pytest.mark.parametrize(
+    "writes", [pytest.param("full", marks=pytest.mark.long), "decoder", "shallow"]
+)
 def test_is_what_training_maximises(request, full, writes, first_token):
     writer, rows = request.getfixturevalue(writes), make_rows()
     found = likelihoods(generator(full, writer, first_token), *split(rows), batch_size=4)

@@ -1,6 +1,7 @@
 """The model as serving reads it, against the one that training uses."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from overfill_jax import two_stage
-from overfill_jax.inference import serving_cache
+from overfill_jax.inference import serving_cache, serving_model
 from overfill_jax.inference.serving_cache import attend, stored
 from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
 from overfill_jax.model import flops
@@ -84,9 +85,27 @@ def test_a_token_sees_the_same_on_every_platform(monkeypatch, dtype):
     draw = np.random.default_rng(0).standard_normal
     query = jnp.asarray(draw((3, 1, 2, 3, 8)), jnp.float32)
     key, value = (stored(jnp.asarray(draw((3, 2, 20, 8)), jnp.float32), dtype) for _ in range(2))
-    on_cpu = attend(query, key, value, LENGTHS, 16)
+    near = attend(query, key, value, LENGTHS, 16)
+    monkeypatch.setattr(serving_cache, "NEAR", 0)
+    far = attend(query, key, value, LENGTHS, 16)
     monkeypatch.setattr(serving_cache, "platform", lambda: "tpu")
-    np.testing.assert_allclose(attend(query, key, value, LENGTHS, 16), on_cpu, atol=1e-6)
+    for on_cpu in (near, far):
+        np.testing.assert_allclose(attend(query, key, value, LENGTHS, 16), on_cpu, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_kernels_are_multiplied_alike_on_every_platform(monkeypatch, changes):
+    """Written in two ways, of which XLA turns neither into the other."""
+    model, found, orders = lay_out(make_model(**changes)), {}, {}
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(serving_model, "platform", lambda platform=platform: platform)
+        run = jax.jit(lambda: prefill(model, tokens(12), LENGTHS, 17, LENGTHS - 1)[0])
+        found[platform] = jax.jit(lambda x: logits_of(model, x))(run())
+        text = run.lower().as_text("hlo")
+        orders[platform] = sorted(re.findall(r"f32\[(\d+,\d+)\]\S* dot\(", text))
+    np.testing.assert_allclose(found["cpu"], found["tpu"], atol=1e-5)
+    turned = [",".join(reversed(shape.split(","))) for shape in orders["tpu"]]
+    assert orders["cpu"] == sorted(turned) != orders["tpu"]
 
 
 def test_a_cache_that_grows_holds_what_it_held():

@@ -72,7 +72,12 @@ def unseen(config: ModelConfig, slots: int) -> float:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("remat", "passes", "handoffs"), [("none", 3, False), ("full", 4, False), ("none", 3, True)]
+    ("remat", "passes", "handoffs"),
+    [
+        pytest.param("none", 3, False, marks=pytest.mark.long),
+        ("full", 4, False),
+        ("none", 3, True),
+    ],
 )
 def test_a_step_with_the_full_model_s_answers(remat, passes, handoffs):
     setup = setup_of("two_stage", kl_weight=0.5, remat=remat, handoffs=handoffs)
