@@ -21,8 +21,9 @@ TRAIN = ["train", "--config=configs/default.py", "--workdir=/mnt/runs/a b", NAST
 CALLED_BY_CLUSTER = ["--coordinator=auto", "--preempted_status=75"]
 
 NOTE = """#!/usr/bin/env bash
-# In one piece, for others note theirs at the same time.
-printf '%s\\0' "$(basename "$0")" "$@" $'\\n' >> "$CALLS"
+# In one piece, for others note theirs at the same time: at a line's end bash would begin another.
+words=("$(basename "$0")" "$@" $'\\x1e')
+printf '%s\\0' "${words[@]//$'\\n'/$'\\x1f'}" >> "$CALLS"
 """
 PYTHON = (
     NOTE
@@ -131,7 +132,7 @@ class Machine:
         """The arguments of every call of a program, in order."""
         if not self.calls.exists():
             return []
-        calls = self.calls.read_text().split("\n\0")[:-1]
+        calls = self.calls.read_text().replace("\x1f", "\n").split("\x1e\0")[:-1]
         words = [call.split("\0")[:-1] for call in calls]
         return [arguments for name, *arguments in words if name == program]
 
