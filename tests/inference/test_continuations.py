@@ -110,7 +110,10 @@ def test_a_refresh_that_no_answer_reaches_changes_nothing(full, decoder):
     np.testing.assert_allclose(never, none, atol=1e-4)
 
 
-@pytest.mark.parametrize(("first_token", "cache"), [("full", "int8"), ("decoder", "")])
+@pytest.mark.parametrize(
+    ("first_token", "cache"),
+    [pytest.param("full", "int8", marks=pytest.mark.long), ("decoder", "")],
+)
 def test_greedy_is_what_would_be_written_with_a_refresh(full, decoder, first_token, cache):
     pair = generator(full, decoder, first_token, cache, Refresh(3))
     prompts, _ = split(make_rows())

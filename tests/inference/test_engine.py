@@ -147,7 +147,7 @@ REFRESHES = {
         ("the full model", "full"),
         pytest.param("unsure", "full", marks=pytest.mark.long),
         ("verified", "full"),
-        ("verified", "decoder"),
+        pytest.param("verified", "decoder", marks=pytest.mark.long),
     ],
 )
 def test_refreshed_answers_are_those_of_single_requests(full, decoder, pairs, name, first_token):
