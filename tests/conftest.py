@@ -98,6 +98,12 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """That workdir again, to be harmed."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
 def tpu(monkeypatch):
     """A platform that says it is a TPU, with the kernel interpreted."""
     from overfill_jax.model import attention as attention_module

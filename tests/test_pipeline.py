@@ -21,12 +21,6 @@ from overfill_jax.weights.origin import Origin
 from tests.small_run import STEPS, make_config
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A workdir after every stage from data to the trained decoder, to be harmed."""
-    return shutil.copytree(finished, tmp_path / "run")
-
-
 def metrics_of(workdir, run="two_stage"):
     lines = (workdir / "metrics" / run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

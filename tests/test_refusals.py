@@ -14,12 +14,6 @@ from tests.builders import texts_of
 from tests.small_run import SHAPE, make_config
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A workdir after every stage from data to the trained decoder, to be harmed."""
-    return shutil.copytree(finished, tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     ("key", "value", "stage", "message"),
     [

@@ -47,7 +47,7 @@ def place(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.unflatten(structure, jax.device_put(leaves, shardings(tree, mesh)))
 
 
-def shardings(tree: Any, mesh: Mesh) -> list[NamedSharding]:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> list[NamedSharding]:
     """Where `place` puts each array, or what stands for one, in the order of the leaves.
 
     An axis that the mesh does not divide is replicated, and said so once.

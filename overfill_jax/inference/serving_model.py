@@ -4,7 +4,7 @@ The same computation as `model/transformer` and `two_stage`, which training uses
 with. A decode step takes as long as its weights take to be read, so nothing may be read twice:
 weights that are stacked over layers are copied, slice by slice, on some platforms; and kernels of
 more than two axes on TPUs, whose tiles lie over the last two. What becomes one channel of the
-result lies together: a CPU multiplies a few rows with such kernels in half the time.
+result lies together: a CPU multiplies a few rows with such kernels in two thirds of the time.
 """
 
 import contextlib
@@ -176,9 +176,10 @@ def _in_other_blocks(layer: Layer, blocks: int) -> Layer:
         split = array.reshape(*array.shape[:-1], layer.branch_blocks, 2, -1).swapaxes(-3, -2)
         return _alternate(split.reshape(*array.shape[:-1], 2, -1), blocks)
 
-    gate_up = layer.gate_up
-    whole = isinstance(gate_up, Quantised)
-    gate_up = jax.tree.map(again, gate_up) if whole else again(gate_up.T).T
+    if isinstance(layer.gate_up, Quantised):
+        gate_up = jax.tree.map(again, layer.gate_up)
+    else:
+        gate_up = again(layer.gate_up.T).T
     return dataclasses.replace(layer, gate_up=gate_up, branch_blocks=blocks)
 
 
@@ -244,11 +245,8 @@ def extend(
 
 def logits_of(model: ServingModel, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """In float32."""
-    if isinstance(model.unembed, Quantised):
-        return product(hidden.astype(jnp.float32), model.unembed)
     kernel = model.embed if model.unembed is None else model.unembed
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    return _rows_product(flat, kernel, jnp.float32).reshape(*hidden.shape[:-1], -1)
+    return _product(hidden, kernel, jnp.float32)
 
 
 def of_one_token(array: Shaped[Array, "B T ..."], index: Int[Array, "B"]) -> Shaped[Array, "B ..."]:
@@ -296,26 +294,24 @@ def _project(c: ModelConfig, layer: Layer, x: Float[Array, "B T D"], rope):
 
 
 def _product(
-    x: Float[Array, "B T in"], kernel: Float[Array, "out in"] | Quantised
-) -> Float[Array, "B T out"]:
+    x: Float[Array, "... in"],
+    kernel: Float[Array, "out in"] | Quantised,
+    dtype: DTypeLike | None = None,
+) -> Float[Array, "... out"]:
+    """In `dtype`; in that of `x` where there is none."""
     # As a product of two matrices: of more axes, XLA may choose a layout for the kernel that
     # suits what becomes of the result, and copies the kernel into it.
-    flat = x.reshape(-1, x.shape[-1])
+    flat, dtype = x.reshape(-1, x.shape[-1]), dtype or x.dtype
     if isinstance(kernel, Quantised):
-        return product(flat, kernel).reshape(*x.shape[:2], -1)
-    return _rows_product(flat, kernel, x.dtype).reshape(*x.shape[:2], -1)
-
-
-def _rows_product(
-    x: Float[Array, "rows in"], kernel: Float[Array, "out in"], dtype: DTypeLike
-) -> Float[Array, "rows out"]:
-    """In `dtype`."""
-    if platform() != "cpu":
-        return jnp.einsum("ri,oi->ro", x, kernel, preferred_element_type=dtype)
-    # The kernel first, as it lies: what comes second is packed for the product, which takes longer
-    # than a product with a few rows. Without the barrier XLA would turn them round again.
-    turned = jnp.einsum("oi,ri->or", kernel, x, preferred_element_type=dtype)
-    return jax.lax.optimization_barrier(turned).T
+        found = product(flat.astype(dtype), kernel)
+    elif platform() == "cpu":
+        # The kernel first, as it lies: what comes second is packed for the product, which takes
+        # longer than a product with a few rows. But for the barrier XLA would turn them round.
+        turned = jnp.einsum("oi,ri->or", kernel, flat, preferred_element_type=dtype)
+        found = jax.lax.optimization_barrier(turned).T
+    else:
+        found = jnp.einsum("ri,oi->ro", flat, kernel, preferred_element_type=dtype)
+    return found.reshape(*x.shape[:-1], -1)
 
 
 def rms_norm(

@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
 from overfill_jax import two_stage
 from overfill_jax.inference import serving_cache, serving_model
+from overfill_jax.inference.placement import shardings
 from overfill_jax.inference.serving_cache import attend, stored
 from overfill_jax.inference.serving_model import extend, lay_out, logits_of, prefill
 from overfill_jax.model import flops
+from overfill_jax.model.quantised import Scheme, quantise_model
 from tests.builders import CONFIG, make_model
 
 LENGTHS = jnp.array([12, 7, 1])
@@ -85,12 +89,19 @@ def test_a_token_sees_the_same_on_every_platform(monkeypatch, dtype):
     draw = np.random.default_rng(0).standard_normal
     query = jnp.asarray(draw((3, 1, 2, 3, 8)), jnp.float32)
     key, value = (stored(jnp.asarray(draw((3, 2, 20, 8)), jnp.float32), dtype) for _ in range(2))
-    near = attend(query, key, value, LENGTHS, 16)
+    near, products_near = attend_and_count(query, key, value)
     monkeypatch.setattr(serving_cache, "NEAR", 0)
-    far = attend(query, key, value, LENGTHS, 16)
+    far, products_far = attend_and_count(query, key, value)
+    assert (products_near, products_far) == (3 + 1, 1 + 1)  # keys by themselves for each of three
     monkeypatch.setattr(serving_cache, "platform", lambda: "tpu")
     for on_cpu in (near, far):
         np.testing.assert_allclose(attend(query, key, value, LENGTHS, 16), on_cpu, atol=1e-6)
+
+
+def attend_and_count(*arguments):
+    """What is found, and by how many products."""
+    program = str(jax.make_jaxpr(lambda: attend(*arguments, LENGTHS, 16))())
+    return attend(*arguments, LENGTHS, 16), program.count("dot_general")
 
 
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
@@ -101,11 +112,39 @@ def test_kernels_are_multiplied_alike_on_every_platform(monkeypatch, changes):
         monkeypatch.setattr(serving_model, "platform", lambda platform=platform: platform)
         run = jax.jit(lambda: prefill(model, tokens(12), LENGTHS, 17, LENGTHS - 1)[0])
         found[platform] = jax.jit(lambda x: logits_of(model, x))(run())
-        text = run.lower().as_text("hlo")
+        text = run.lower().compile().as_text()
         orders[platform] = sorted(re.findall(r"f32\[(\d+,\d+)\]\S* dot\(", text))
     np.testing.assert_allclose(found["cpu"], found["tpu"], atol=1e-5)
     turned = [",".join(reversed(shape.split(","))) for shape in orders["tpu"]]
     assert orders["cpu"] == sorted(turned) != orders["tpu"]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("scheme", "of_outputs", "of_inputs"),
+    [
+        (None, P("tensor"), P(None, "tensor")),
+        (Scheme(8, 0), P(None, None, "tensor"), P(None, "tensor")),
+        (Scheme(8, 4), P(None, None, "tensor"), P("tensor")),
+    ],
+)
+def test_kernels_are_split_between_heads_and_within_the_mlp(scheme, of_outputs, of_inputs):
+    model = make_model() if scheme is None else quantise_model(make_model(), scheme)
+    layer = serving_model._layer(model.params["layers"], 0, dtype="float32", blocks=2)
+    mesh = AbstractMesh((1, 1, 2), ("data", "fsdp", "tensor"))
+    split = jax.tree.unflatten(jax.tree.structure(layer), shardings(layer, mesh))
+    for name in ("qkv", "gate_up", "out", "down"):
+        kernel = getattr(split, name)
+        where = kernel if scheme is None else kernel.values
+        assert where.spec == (of_outputs if name in ("qkv", "gate_up") else of_inputs), name
+
+
+@pytest.mark.parametrize("scheme", [None, Scheme(8, 0)])
+def test_logits_are_in_float32(scheme):
+    model = make_model(dtype="bfloat16")
+    served = lay_out(model if scheme is None else quantise_model(model, scheme))
+    hidden = jnp.ones((3, 1, CONFIG.hidden_size), jnp.bfloat16)
+    assert logits_of(served, hidden).dtype == jnp.float32
 
 
 def test_a_cache_that_grows_holds_what_it_held():
